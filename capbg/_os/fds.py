@@ -1,0 +1,119 @@
+"""Descriptors: one owner each, close-on-exec, non-blocking, and known by number so that a worker can close them.
+
+Everything the app keeps open is in :data:`OWNED`; a freshly forked worker closes the lot, except its own end of its
+pipe. This file must not know what a descriptor is for.
+"""
+
+import os
+import select
+import socket
+from collections.abc import Callable
+
+OWNED: set[int] = set()
+"""Descriptors that belong to the app and that no worker may keep."""
+
+
+def own(fd: int) -> int:
+    """Note ``fd`` as the app's, to be closed in workers."""
+    OWNED.add(fd)
+    return fd
+
+
+def close(fd: int) -> int:
+    """Close ``fd`` unless that has been done; return -1, for the owner to keep instead."""
+    if fd >= 0:
+        OWNED.discard(fd)
+        os.close(fd)
+    return -1
+
+
+def close_owned(keep: int = -1) -> None:
+    """In a worker: close everything of the app's but ``keep``, run by run (close_range(2) takes one run a call)."""
+    run: list[int] = []
+    for fd in [*sorted(OWNED - {keep}), -1]:
+        if run and fd != run[-1] + 1:
+            os.closerange(run[0], run[-1] + 1)
+            run = []
+        run.append(fd)
+    OWNED.clear()
+
+
+def packet_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a pipe for packets: SOCK_SEQPACKET keeps their borders. Both are close-on-exec."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    return ours, theirs
+
+
+def wake_pipe() -> tuple[int, int]:
+    """A pipe of single bytes, both ends non-blocking and close-on-exec (pipe2(2))."""
+    read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    return own(read_end), own(write_end)
+
+
+class Poller:
+    """The one place to wait: an epoll descriptor and what to call for each descriptor in it (epoll(7))."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._calls: dict[int, Callable[[], None]] = {}
+        own(self._epoll.fileno())
+
+    def fileno(self) -> int:
+        """The epoll descriptor: readable whenever one in it is."""
+        return self._epoll.fileno()
+
+    def add(self, fd: int, call: Callable[[], None]) -> None:
+        """Call ``call`` in every turn in which ``fd`` is readable or hung up."""
+        self._epoll.register(fd, select.EPOLLIN)
+        self._calls[fd] = call
+
+    def remove(self, fd: int) -> None:
+        """Forget ``fd``. Before it is closed: a child that still holds it would keep it in the epoll set."""
+        if self._calls.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def wait(self, *, block: bool) -> list[Callable[[], None]]:
+        """Return what to call. Blocks until there is something if ``block``; there is no timeout: use a timer."""
+        found = self._epoll.poll(-1 if block else 0, 256)
+        return [self._calls[fd] for fd, _ in found if fd in self._calls]
+
+    def close(self) -> None:
+        """Close the epoll descriptor."""
+        OWNED.discard(self._epoll.fileno())
+        self._epoll.close()
+
+
+def discard_inherited_output(streams: tuple[object, ...]) -> None:
+    """In a forked worker: throw away what the app had buffered for stdout and stderr, for it is the app's to write.
+
+    Without this the app's half-written line comes out once more in every worker. Flushing in the app *before* the fork
+    would do, too, but it blocks for ever on a full pipe that nobody reads. So the buffer is flushed here, into
+    /dev/null, and the descriptor is put back.
+    """
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        for stream in streams:
+            try:
+                fd = stream.fileno()  # type: ignore[attr-defined]
+            except (AttributeError, OSError, ValueError):
+                continue  # closed, None, or no file: nothing of ours is buffered for a descriptor
+            saved = os.dup(fd)
+            try:
+                os.dup2(null, fd)
+                stream.flush()  # type: ignore[attr-defined]
+            except (OSError, ValueError, RuntimeError):
+                pass  # RuntimeError: the signal came in the middle of a print; that buffer is lost to us, not written
+            finally:
+                os.dup2(saved, fd)
+                os.close(saved)
+    finally:
+        os.close(null)
+
+
+def stdin_from_null() -> None:
+    """In a worker: read nothing from the terminal. A background process group would be stopped for trying (SIGTTIN)."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    if null != 0:
+        os.close(null)

@@ -1,0 +1,165 @@
+"""Signals: handlers, masks, the wake-up pipe, and stopping oneself. No policy.
+
+How a signal reaches the app
+============================
+
+``signal.set_wakeup_fd`` makes Python's C handler write one byte, the signal's number, into a pipe at once, even while
+the main thread is in C. Those bytes are the truth about the *order* of signals: Python runs its own handlers by number,
+so a SIGTSTP before a SIGCONT would be heard the other way round, and the program would be suspended for good.
+
+Somebody else (asyncio, Qt) may own the wake-up descriptor. So the Python handler puts the byte there itself if C did
+not (:meth:`Signals.handled`). What was rejected: signalfd (needs blocked signals, which leak into every thread and
+child), a thread in sigwait (no threads in a guest's house, and forks beside it).
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+from capbg._os import fds
+
+Handler = Callable[[int, FrameType | None], object]
+
+APP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGCONT)
+"""What the app listens to."""
+
+TURN = EXPIRE = signal.SIGRTMAX - 2
+"""A real-time signal of our own. To the app: take a turn. To a worker: come to an end. Out of the way of SIGALRM and
+SIGUSR1, which belong to the program."""
+
+_BLOCKED = frozenset({*APP_SIGNALS, TURN, signal.SIGHUP})
+
+_Disposition = Handler | int | signal.Handlers | None
+
+
+def block() -> set[signal.Signals]:
+    """Block our signals in this thread (a fork inherits that); return the mask to :func:`restore_mask`."""
+    return signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)  # type: ignore[return-value]
+
+
+def restore_mask(mask: set[signal.Signals]) -> None:
+    """Put back the mask that :func:`block` returned; what is pending is delivered before this returns."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+class Signals:
+    """The app's handlers and its wake-up pipe, from :meth:`install` to :meth:`uninstall`."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._old: dict[int, _Disposition] = {}
+        self._old_wakeup = -1
+        self._unmatched: dict[int, int] = {}
+        self.read_fd, self.write_fd = fds.wake_pipe()
+        self._pending: list[int] = []
+
+    def install(self) -> None:
+        """Install the handlers. With our signals blocked: half of them would be a trap."""
+        self._old_wakeup = signal.set_wakeup_fd(self.write_fd, warn_on_full_buffer=False)
+        for signum in (*APP_SIGNALS, TURN):
+            self._old[signum] = signal.signal(signum, self._handler)
+
+    def uninstall(self, *, leaving: bool) -> None:
+        """Put back what was there, with our signals blocked; what is pending then goes to the old handlers.
+
+        ``leaving``: the program is on its way out by a signal. A SIGTERM or SIGINT that comes on top of that must not
+        kill it in the middle of its ``finally`` blocks, so where the default was in force they are ignored from now on.
+        """
+        for signum, old in self._old.items():
+            default = old in {signal.SIG_DFL, signal.default_int_handler}
+            if leaving and default and signum in {signal.SIGTERM, signal.SIGINT}:
+                signal.signal(signum, signal.SIG_IGN)
+            elif old is not None:  # None: it was installed from C, and Python cannot put it back
+                signal.signal(signum, old)
+        self._old.clear()
+        current = signal.set_wakeup_fd(self._old_wakeup, warn_on_full_buffer=False)
+        if current != self.write_fd:
+            signal.set_wakeup_fd(current)  # somebody took it over meanwhile: it is theirs
+        self._close()
+
+    def forget_in_child(self) -> None:
+        """In any forked child: it is not the app. The wake-up pipe is the parent's, and so are the handlers."""
+        signal.set_wakeup_fd(-1)  # whoever's it is: a child must not write into its parent's pipe
+        for signum, old in self._old.items():
+            if old is not None:
+                signal.signal(signum, old)
+        self._old.clear()
+        self._close()
+
+    def _close(self) -> None:
+        self.read_fd = fds.close(self.read_fd)
+        self.write_fd = fds.close(self.write_fd)
+
+    def wake(self) -> None:
+        """Make the pipe readable, from any thread. A full pipe is readable already."""
+        try:
+            os.write(self.write_fd, b"\0")
+        except BlockingIOError:
+            pass
+
+    def handled(self, signum: int) -> None:
+        """Call this from the Python handler: note the signal if C's byte went elsewhere, so that none is lost."""
+        self._drain()
+        if self._unmatched.pop(signum, 0) == 0:
+            self._pending.append(signum)
+            self.wake()
+
+    def take(self) -> list[int]:
+        """The signals that came since the last call, in their order."""
+        self._drain()
+        taken, self._pending = self._pending, []
+        return taken
+
+    def pending(self) -> bool:
+        """Whether :meth:`take` would return something."""
+        self._drain()
+        return bool(self._pending)
+
+    def _drain(self) -> None:
+        try:
+            while data := os.read(self.read_fd, 4096):
+                for number in data:
+                    if number:
+                        self._pending.append(number)
+                        self._unmatched[number] = self._unmatched.get(number, 0) + 1
+        except BlockingIOError:
+            pass
+
+
+def stop_self(heard: Signals) -> None:
+    """Stop this process until SIGCONT. Returns when it came, or at once if a signal has come just now.
+
+    SIGSTOP and not SIGTSTP: the default action of SIGTSTP is void in an orphaned process group, which every service is
+    in. Sent to this very thread, so that not another one runs on for a moment. A pending SIGCONT would be thrown away
+    by SIGSTOP (signal(7)), and the process would sleep although it was told to go on: so look first.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+    try:
+        if not heard.pending() and not signal.sigpending() & _BLOCKED:
+            signal.raise_signal(signal.SIGSTOP)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _nothing(_signum: int, _frame: FrameType | None) -> None:
+    """Survive. A handler and not SIG_IGN: an exec resets it, so that a task's own children can be terminated."""
+
+
+def reset_in_worker(on_expiry: Handler) -> None:
+    """In a worker, our signals still blocked: forget the app's handlers, then unblock everything.
+
+    SIGTERM, SIGINT, SIGTSTP and SIGHUP do nothing in a worker: a service manager may send them to every process of the
+    service, but the word of when to stop comes from the app. ``on_expiry`` gets :data:`EXPIRE` and SIGXCPU.
+    """
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would break the waits of a task's own children
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGHUP):
+        signal.signal(signum, _nothing)
+        signal.siginterrupt(signum, False)
+    for number in (EXPIRE, signal.SIGXCPU):
+        signal.signal(number, on_expiry)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -1,0 +1,522 @@
+"""Worker processes: started through ``multiprocess``, watched, signalled and reaped by pidfd. No policy.
+
+One class, :class:`WorkerProcess`, under every start method. Its ``_Popen`` is the extension point ``multiprocess``
+offers; ours block our signals over the start, make a pidfd the sentinel, and reap only when told to. What that cures:
+
+* ``Process.start()`` polls all other children, and the stock ``poll()`` reaps them behind a supervisor's back: ours
+  only tells what :meth:`_Popen.reap` has found out.
+* The stock sentinel is a pipe that a grandchild can hold open; a pidfd belongs to one process (pidfd_open(2)).
+* The stock launcher flushes stdout first, and blocks if nobody reads it; under spawn it writes the pickled order into
+  a pipe, and blocks for ever if the child dies young. Ours flushes nothing, and puts the order into a memfd.
+
+A new worker waits for the app's first packet before it does anything of the user's. So whatever goes wrong between
+the fork and the pidfd (a table of descriptors that is full), the worker is ended and nothing has happened twice.
+"""
+
+import errno
+import fcntl
+import io
+import itertools
+import os
+import select
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from multiprocess import connection, forkserver, popen_fork, process, reduction, resource_tracker, spawn, util
+from multiprocess.context import set_spawning_popen
+
+from capbg._core import wire
+from capbg._core.task import Exit
+from capbg._core.words import NS
+from capbg._os import fds, signals
+
+START_METHODS = ("fork", "spawn", "forkserver")
+
+_SERVER_PATIENCE_MS = 2_000
+"""How long the fork server may take to answer before the start counts as failed for now."""
+_STATUS_PATIENCE_MS = 200
+"""How long the fork server may take to pass on the exit status of a worker that is gone."""
+
+_WAIT = os.WEXITED | os.WNOHANG | os.WNOWAIT
+
+
+class InheritedFd:
+    """A descriptor that goes along to a worker under every start method."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __reduce__(self) -> tuple[Callable[[Any], "InheritedFd"], tuple[Any]]:
+        return _inherit, (reduction.DupFd(self.fd),)
+
+
+def _inherit(dup: Any) -> InheritedFd:
+    return InheritedFd(dup.detach())
+
+
+class _Popen(popen_fork.Popen):
+    """What every start method shares: a pidfd as sentinel, and an exit status that only :meth:`reap` finds."""
+
+    def __init__(self, process_obj: "WorkerProcess") -> None:
+        # Not the stock constructor: it flushes stdout and stderr, which blocks where nobody reads them.
+        self.returncode: int | None = None
+        self.finalizer = None
+        self.pid = 0
+        self.sentinel = -1
+        self._spare = -1
+        self._launch(process_obj)
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        if self.returncode is None and connection.wait([self.sentinel], timeout):
+            self.reap()
+        return self.returncode
+
+    def reap(self) -> Exit | None:
+        """Return how it ended, None while it has not. Afterwards the pid may be somebody else's."""
+        try:
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+        except ChildProcessError:  # SIGCHLD is ignored in this program, or it waits for any child: both steal statuses
+            self.returncode = 255
+            return Exit()
+        if pid == 0:
+            return None
+        self.returncode = os.waitstatus_to_exitcode(status)
+        return _exit(
+            self.returncode, cpu_ns=round((usage.ru_utime + usage.ru_stime) * NS), max_rss=usage.ru_maxrss * 1024
+        )
+
+    def is_unreaped(self) -> bool:
+        """Whether the process, dead or alive, still has its pid to itself."""
+        try:
+            os.waitid(os.P_PIDFD, self.sentinel, _WAIT)
+        except ChildProcessError:
+            return False
+        return True
+
+    def _keep_a_place(self) -> None:
+        """Keep a place in the table of descriptors for the pidfd: better fail before the start than behind it."""
+        self._spare = fds.own(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+    def _free_the_place(self) -> None:
+        self._spare = fds.close(self._spare)
+
+    def _watch(self) -> None:
+        self._free_the_place()
+        try:
+            self.sentinel = fds.own(os.pidfd_open(self.pid))
+        except OSError:
+            self._end_unwatched()
+            raise
+
+    def _end_unwatched(self) -> None:
+        # It waits for its first packet and has done nothing. Not reaped yet, so the pid is its own.
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+
+class _ForkPopen(_Popen):
+    method = "fork"
+
+    def _launch(self, process_obj: "WorkerProcess") -> None:
+        self._keep_a_place()
+        mask = signals.block()
+        try:
+            self.pid = _fork()
+            if self.pid == 0:
+                _run_in_fork(process_obj)
+            try:
+                os.setpgid(self.pid, self.pid)  # on both sides: neither knows who is first
+            except OSError:
+                pass
+            self._watch()
+        finally:
+            self._free_the_place()
+            signals.restore_mask(mask)
+
+
+def _fork() -> int:
+    if sys.version_info < (3, 12):
+        return os.fork()
+    # The warning about threads is said once, in full and in the log, by whoever calls us.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _run_in_fork(process_obj: "WorkerProcess") -> NoReturn:
+    """The child's side of a fork: what of ``multiprocess``'s bootstrap a worker needs, then the work."""
+    try:
+        process._current_process = process_obj
+        process._children = set()
+        process._process_counter = itertools.count(1)
+        util._finalizer_registry.clear()
+        util._run_after_forkers()
+        process_obj.run()
+    finally:
+        os._exit(os.EX_SOFTWARE)
+
+
+class _OrderedPopen(_Popen):
+    """Spawn and forkserver: the order is pickled into a memfd, which never blocks, whatever its size."""
+
+    def __init__(self, process_obj: "WorkerProcess") -> None:
+        self._fds: list[int] = []
+        super().__init__(process_obj)
+
+    def _write_order(self, process_obj: "WorkerProcess") -> tuple[int, bytes]:
+        """Return the order's memfd, and the few bytes that make ``multiprocess``'s own bootstrap read it."""
+        order = os.memfd_create("capbg-order", os.MFD_CLOEXEC)
+        set_spawning_popen(self)
+        try:
+            with open(order, "wb", closefd=False) as file:
+                reduction.dump((process_obj._target, process_obj._args), file)
+            os.lseek(order, 0, os.SEEK_SET)
+            process_obj._target = _run_order
+            process_obj._args = (InheritedFd(order),)
+            small = io.BytesIO()
+            reduction.dump(spawn.get_preparation_data(process_obj._name), small)
+            reduction.dump(process_obj, small)
+        except BaseException:
+            os.close(order)
+            raise
+        finally:
+            set_spawning_popen(None)
+        return order, small.getvalue()
+
+
+class _SpawnPopen(_OrderedPopen):
+    method = "spawn"
+
+    class DupFd:
+        def __init__(self, fd: int) -> None:
+            self.fd = fd
+
+        def detach(self) -> int:
+            return self.fd
+
+    def duplicate_for_child(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def _launch(self, process_obj: "WorkerProcess") -> None:
+        tracker = resource_tracker.getfd()  # before the block: starting one would unblock SIGTERM and SIGINT
+        order, small = self._write_order(process_obj)
+        head = -1
+        mask = signals.block()
+        try:
+            self._keep_a_place()
+            head = os.memfd_create("capbg-start", os.MFD_CLOEXEC)
+            os.write(head, small)
+            os.lseek(head, 0, os.SEEK_SET)
+            self._fds += [tracker, head]
+            command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=head)
+            self.pid = util.spawnv_passfds(spawn.get_executable(), command, self._fds)
+            self._watch()
+        finally:
+            self._free_the_place()
+            for fd in (order, head):
+                if fd >= 0:
+                    os.close(fd)
+            signals.restore_mask(mask)
+
+
+class _ForkServerPopen(_OrderedPopen):
+    method = "forkserver"
+
+    class DupFd:
+        def __init__(self, index: int) -> None:
+            self.index = index
+
+        def detach(self) -> int:
+            fd: int = forkserver.get_inherited_fds()[self.index]
+            return fd
+
+    def __init__(self, process_obj: "WorkerProcess") -> None:
+        self._status = -1
+        super().__init__(process_obj)
+
+    def duplicate_for_child(self, fd: int) -> int:
+        self._fds.append(fd)
+        return len(self._fds) - 1
+
+    def _launch(self, process_obj: "WorkerProcess") -> None:
+        order, small = self._write_order(process_obj)
+        write_end = -1
+        self._keep_a_place()
+        try:
+            assert _server is not None, "the fork server is started when the app is entered"
+            self._status, write_end = _server.connect_to_new_process(self._fds)
+            fds.own(self._status)
+            os.write(write_end, small)
+            if not _readable(self._status, _SERVER_PATIENCE_MS):
+                raise BlockingIOError(errno.EAGAIN, "the fork server does not answer")
+            try:
+                self.pid = forkserver.read_signed(self._status)
+            except EOFError as error:
+                raise BlockingIOError(errno.EAGAIN, "the fork server has gone away") from error
+            self._watch()
+        except BaseException:
+            # The worker, if there is one, finds its pipe closed and leaves.
+            self._status = fds.close(self._status)
+            raise
+        finally:
+            self._free_the_place()
+            for fd in (order, write_end):
+                if fd >= 0:
+                    os.close(fd)
+
+    def reap(self) -> Exit | None:
+        if not _readable(self.sentinel, 0):
+            return None
+        self.returncode = 255
+        found = Exit()
+        if _readable(self._status, _STATUS_PATIENCE_MS):
+            try:
+                self.returncode = forkserver.read_signed(self._status)
+                found = _exit(self.returncode)
+            except (EOFError, OSError):
+                pass  # the server is gone, and the status with it
+        self._status = fds.close(self._status)
+        return found
+
+    def is_unreaped(self) -> bool:
+        return not _readable(self.sentinel, 0)  # its parent, the server, reaps it at once
+
+    def _end_unwatched(self) -> None:
+        pass  # not our child: it leaves by itself, see above
+
+
+def _exit(returncode: int, *, cpu_ns: int | None = None, max_rss: int | None = None) -> Exit:
+    if returncode < 0:
+        return Exit(signal=-returncode, cpu_ns=cpu_ns, max_rss=max_rss)
+    return Exit(exit_code=returncode, cpu_ns=cpu_ns, max_rss=max_rss)
+
+
+def _readable(fd: int, timeout_ms: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(timeout_ms))
+
+
+def _run_order(order: InheritedFd) -> None:
+    with open(order.fd, "rb") as file:
+        target, args = reduction.ForkingPickler.loads(file.read())
+    target(*args)
+
+
+_POPENS = {each.method: each for each in (_ForkPopen, _SpawnPopen, _ForkServerPopen)}
+
+
+class WorkerProcess(process.BaseProcess):
+    """One worker, as a ``multiprocess`` process."""
+
+    def __init__(self, method: str, target: Callable[..., NoReturn], args: tuple[object, ...], name: str) -> None:
+        # Not daemonic: such a process may not have children, and a task may need some.
+        super().__init__(target=target, args=args, name=name, daemon=False)
+        self._start_method = method
+
+    @staticmethod
+    def _Popen(process_obj: "WorkerProcess") -> _Popen:
+        return _POPENS[process_obj._start_method](process_obj)
+
+    def start(self) -> None:
+        """Start it; OSError where that cannot be done now."""
+        # A daemonic process of multiprocess may have no children by its rules, but an app that is one has a grace
+        # period all the same.
+        config = process._current_process._config
+        daemonic = config.pop("daemon", None)
+        try:
+            super().start()
+        finally:
+            if daemonic is not None:
+                config["daemon"] = daemonic
+
+
+class Worker:
+    """The app's handle on one worker: its pipe and its pidfd. One owner, closed by :meth:`close`."""
+
+    def __init__(self, task_id: str, started: WorkerProcess, pipe: socket.socket) -> None:
+        self.task_id = task_id
+        self._process = started
+        self._popen: _Popen = started._popen
+        self.pid: int = self._popen.pid
+        self.pidfd = self._popen.sentinel
+        self._pipe = pipe
+
+    @property
+    def pipe_fd(self) -> int:
+        """The descriptor packets arrive at; -1 once closed."""
+        return self._pipe.fileno()
+
+    def send(self, data: bytes) -> bool:
+        """Send a packet; False if the worker is gone or does not read. Never blocks, never raises SIGPIPE."""
+        try:
+            self._pipe.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True
+
+    def receive(self) -> bytes | None:
+        """The next packet; None if there is none now, empty if there will be none any more."""
+        for _ in range(2):
+            try:
+                return self._pipe.recv(wire.LARGEST + 1, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
+            except ConnectionResetError:
+                # It left without reading all of ours. The kernel says so before it hands out what came from there.
+                continue
+        return b""
+
+    def signal_packets(self) -> None:
+        """Have the kernel send us :data:`signals.TURN` when a packet arrives or the worker goes (fcntl(2), O_ASYNC)."""
+        fd = self._pipe.fileno()
+        fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signals.TURN)
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+
+    def expire(self) -> None:
+        """Tell the worker to come to an end."""
+        self._signal(signals.EXPIRE)
+
+    def kill(self) -> None:
+        """SIGKILL to the worker and its process group."""
+        self._kill_group()
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, signum: int) -> None:
+        try:
+            signal.pidfd_send_signal(self.pidfd, signum)
+        except ProcessLookupError:
+            pass
+
+    def _kill_group(self) -> None:
+        """Only while the group's number cannot be another's: its leader is not reaped, or is gone without a trace."""
+        try:
+            if self._popen.is_unreaped():
+                ours = os.getpgid(self.pid) == self.pid
+            else:
+                # A group outlives its leader, and keeps the number from being given to a new process meanwhile.
+                ours = not os.path.exists(f"/proc/{self.pid}")
+            if ours and self.pid > 1 and self.pid != os.getpgrp():
+                os.killpg(self.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+    def reap(self) -> Exit | None:
+        """Kill what is left of its process group, and return how it ended; None while it has not."""
+        if not _readable(self.pidfd, 0):
+            return None
+        self._kill_group()  # before the leader's number is free
+        found = self._popen.reap()
+        if found is not None:
+            self._process.join(0)
+        return found
+
+    def close(self) -> None:
+        """Close its descriptors."""
+        fds.OWNED.discard(self._pipe.fileno())
+        self._pipe.close()
+        self.pidfd = self._popen.sentinel = fds.close(self.pidfd)
+        process._children.discard(self._process)
+
+    def forget_in_child(self) -> None:
+        """In a forked child: the numbers are closed as a lot; this object must not close them once more."""
+        self._pipe.detach()
+        self.pidfd = self._popen.sentinel = -1
+
+
+def launch(method: str, task_id: str, *, target: Callable[..., NoReturn], order: object, name: str) -> Worker:
+    """Start a worker that calls ``target(order, pipe, parent, lifeline)``, and return the handle on it.
+
+    OSError where the machine or its policy does not allow it now. Main thread only; signals are blocked meanwhile.
+    """
+    ours, theirs = fds.packet_pair()
+    try:
+        lifeline = None if _lifeline is None else InheritedFd(_lifeline[0])
+        args = (order, InheritedFd(theirs.fileno()), os.getpid(), lifeline)
+        started = WorkerProcess(method, target, args, name)
+        fds.own(ours.fileno())
+        started.start()
+    except BaseException:
+        fds.OWNED.discard(ours.fileno())
+        ours.close()
+        raise
+    finally:
+        if theirs.fileno() >= 0:
+            theirs.close()
+    return Worker(task_id, started, ours)
+
+
+# ------------------------------------------------------------------------------------------------ spawn, forkserver
+
+_server: Any = None
+_lifeline: tuple[int, int] | None = None
+
+
+def prepare(method: str) -> None:
+    """Start early what a start method needs: the fork server while the program is small and has no threads.
+
+    Our signals are blocked in both helpers for good: a service manager that signals every process of the service, or
+    Ctrl-Z, must not end or stop them just when they are needed.
+    """
+    global _server, _lifeline
+    if method == "fork":
+        return
+    mask = signals.block()
+    try:
+        resource_tracker.ensure_running()  # unblocks SIGTERM and SIGINT on its way: hence the second block
+        signals.block()
+        if method == "forkserver":
+            _server = forkserver.ForkServer()
+            _server.set_forkserver_preload(["capbg.worker"])
+            _server.ensure_running()
+            _lifeline = os.pipe2(os.O_CLOEXEC)
+            fds.own(_lifeline[1])
+            fds.own(_lifeline[0])
+    finally:
+        signals.restore_mask(mask)
+
+
+def put_away() -> None:
+    """End the fork server. By SIGKILL: it has nothing to tidy up, and a grandchild may hold the pipe it waits for."""
+    global _server, _lifeline
+    if _server is not None and _server._forkserver_pid is not None:
+        pid, address = _server._forkserver_pid, _server._forkserver_address
+        os.close(_server._forkserver_alive_fd)
+        os.kill(pid, signal.SIGKILL)
+        try:
+            os.waitpid(pid, 0)
+        except ChildProcessError:
+            pass  # reaped by another wait of this program
+        if not util.is_abstract_socket_namespace(address):
+            try:
+                os.unlink(address)
+            except FileNotFoundError:
+                pass
+    if _lifeline is not None:
+        fds.close(_lifeline[0])
+        fds.close(_lifeline[1])
+    _server = _lifeline = None
+
+
+def forget_in_child() -> None:
+    """In a forked child: the fork server is the parent's."""
+    global _server, _lifeline
+    _server = _lifeline = None
+
+
+def pickling_problem(*objects: object) -> str | None:
+    """Why these cannot go to a worker under spawn or forkserver; None if they can."""
+    try:
+        reduction.ForkingPickler.dumps(objects)
+    except Exception as error:  # noqa: BLE001 - whatever a pickler or an object's own __reduce__ raises
+        return f"{type(error).__name__}: {error}"
+    return None

@@ -1,0 +1,436 @@
+"""What happens inside a worker, from its first instruction to ``_exit``.
+
+The order is the guarantee. Nothing of the user's runs before all of this holds: the worker is in a process group of
+its own; it dies with the app; it holds no descriptor and no handler of the app's; it has the app's word to go; and the
+kernel holds its deadlines. The rest of its life is one callback, and the ways in which that can end.
+
+Expiry
+======
+
+A timer of the kernel's sends the worker a signal at its soft deadline (the app sends the same one when it is told to
+hurry or to cancel). The handler runs ``on_expire`` and raises TaskExpired into the callback. While the main thread is
+between the request and the answer of a finish the handler only takes note: a finish that the app has counted must not
+be met by a roll-back. Before the callback has begun and after it has ended there is nothing to raise into.
+
+This file must not know of other tasks, phases or systemd.
+"""
+
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, NoReturn
+
+from capbg._core import wire
+from capbg._core.budget import Limits, cpu_limits
+from capbg._core.words import NS, Progress
+from capbg.errors import InvalidArgumentError, TaskExpired, UnknownTaskError, WrongTypeError
+
+log = logging.getLogger("capbg")
+
+_APP_GONE = 70
+"""Exit code of a worker whose app was gone before it could begin (EX_SOFTWARE)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a worker is to do. Under spawn and forkserver it travels by dill, so it holds nothing of the app's."""
+
+    task_id: str
+    task_name: str
+    app_name: str
+    callback: Callable[..., object]
+    takes_task: bool
+    is_coroutine: bool
+    returning_finishes: bool
+    on_expire: Callable[["Task"], object] | None
+    limits: Limits
+    kill_after_ns: int
+    proctitle: bool
+
+
+class Task:
+    """The task this worker runs, as its callback sees it. Its methods may be called from any thread of the worker."""
+
+    def __init__(self, order: Order, pipe: socket.socket, expiry: "_Expiry") -> None:
+        self._order = order
+        self._pipe = pipe
+        self._expiry = expiry
+        self._lock = threading.Lock()
+        self._finished = False
+
+    def __repr__(self) -> str:
+        return f"<Task {self.id!r}{' expiring' if self.expiring else ''}>"
+
+    @property
+    def id(self) -> str:
+        """The id ``before_exit`` returned."""
+        return self._order.task_id
+
+    @property
+    def name(self) -> str:
+        """The name the task was registered with."""
+        return self._order.task_name
+
+    @property
+    def expiring(self) -> bool:
+        """Whether the task has been told to come to an end."""
+        return self._expiry.begun
+
+    def time_remaining(self) -> float:
+        """Seconds until the soft expiry, or once that has begun until the kernel ends the worker; never negative."""
+        until = self._expiry.hard_ns if self._expiry.begun else self._expiry.soft_ns
+        return max(0.0, (until - time.monotonic_ns()) / NS)
+
+    def finish(self) -> None:
+        """Say that the task is done; returns when the app has acknowledged it, and then nothing can change that.
+
+        Afterwards the worker has ``kill_after`` seconds to leave. A second call does nothing but warn in the log.
+        """
+        with self._expiry.held_back(), self._lock:
+            if self._finished:
+                log.warning("task %r has finished already: this finish() changes nothing", self.id)
+                return
+            # Blocking on purpose: it counts once it is acknowledged. The kernel's timer ends a wait without an answer.
+            self._pipe.sendall(wire.FINISH)
+            if self._pipe.recv(1) != wire.ACKNOWLEDGED:
+                os._exit(_APP_GONE)  # the app is gone, and with it whoever could take the word
+            self._finished = True
+            self._expiry.finished()
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Say how far the task is, for systemd's status and the report. Never blocks: a busy app misses it.
+
+        ``done`` and ``total`` are finite numbers in a unit of your own; ``message`` is cut to 200 bytes.
+        """
+        _number(done, "done")
+        if total is not None:
+            _number(total, "total")
+        if message is not None and not isinstance(message, str):
+            raise WrongTypeError(f"progress(message) must be text, not {type(message).__name__}")
+        packet = wire.encode(wire.ProgressMade(Progress(float(done), None if total is None else float(total), message)))
+        with self._expiry.held_back(), self._lock:
+            self._say(packet)
+
+    def _note(self, text: str) -> None:
+        self._say(wire.encode(wire.Note(text)))
+
+    def _say(self, packet: bytes) -> None:
+        try:
+            self._pipe.send(packet, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            pass  # the app has a queue full of our words unread: the next one tells it as much
+        except OSError:
+            pass  # the app has closed our pipe: it has killed us, or is gone, and the kernel is about to act
+
+
+def _number(value: object, parameter: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise WrongTypeError(f"progress({parameter}) must be a number, not {type(value).__name__} ({value!r})")
+    if not math.isfinite(value):
+        raise InvalidArgumentError(f"progress({parameter}) must be finite, not {value!r}")
+
+
+_current: Task | None = None
+
+
+def current_task() -> Task | None:
+    """The task this process runs; None in every process that is not a worker."""
+    return _current
+
+
+def finish_current(task_id: object) -> None:
+    """Finish the task this worker runs, named by its id. Raises UnknownTaskError if it is another one."""
+    task = _current
+    assert task is not None
+    if task_id != task.id:
+        raise UnknownTaskError(
+            f"this worker runs task {task.id!r} and cannot finish {task_id!r}: each task is finished in its own worker",
+            task_id=task_id,
+        )
+    task.finish()
+
+
+class _Expiry:
+    """The soft expiry of this worker: the handler, and where it may strike."""
+
+    def __init__(self, order: Order, go: wire.Go) -> None:
+        self.soft_ns = go.soft_ns
+        self.hard_ns = go.hard_ns
+        self.begun = False
+        self.task: Task | None = None
+        self._order = order
+        self._held = 0
+        self._pending = False
+        self._striking = False
+        self._cancel: Callable[[], object] | None = None
+        self.timers: tuple[Any, Any] | None = None
+
+    def handle(self, signum: int, _frame: FrameType | None) -> None:
+        """The signal handler."""
+        if self.begun:
+            return
+        self.begun = True
+        now = time.monotonic_ns()
+        self.hard_ns = min(self.hard_ns, now + self._order.kill_after_ns)
+        self._set_hard()
+        if self.task is not None and (signum == signal.SIGXCPU or now >= self.soft_ns):
+            cause = wire.Cause.CPU if signum == signal.SIGXCPU else wire.Cause.DEADLINE
+            self.task._say(wire.encode(wire.ExpiryBegun(cause)))
+        if self._held:
+            self._pending = True
+        else:
+            self._strike()
+
+    def _set_hard(self) -> None:
+        if self.timers is not None:
+            self.timers[1].set(self.hard_ns)
+
+    def _strike(self) -> None:
+        if not self._striking or self.task is None or self.task._finished:
+            return
+        if self._order.on_expire is not None:
+            try:
+                self._order.on_expire(self.task)
+            except Exception as error:  # noqa: BLE001 - the user's code; the task must expire all the same
+                self.task._note(f"on_expire raised {type(error).__name__}: {error}")
+        if self._cancel is not None:
+            self._cancel()
+        else:
+            raise TaskExpired(f"task {self._order.task_id!r} has expired")
+
+    def finished(self) -> None:
+        """The task is settled: it has ``kill_after`` to leave, and its deadline does not concern it any more."""
+        self.hard_ns = min(self.hard_ns, time.monotonic_ns() + self._order.kill_after_ns)
+        self._set_hard()
+        if self.timers is not None:
+            self.timers[0].set(None)
+
+    def held_back(self) -> "_HeldBack":
+        """Keep the expiry back for a block of the main thread."""
+        return _HeldBack(self)
+
+    def striking(self, cancel: Callable[[], object] | None = None) -> "_Striking":
+        """Let the expiry strike in this block: by ``cancel``, or else by raising TaskExpired."""
+        return _Striking(self, cancel)
+
+
+class _HeldBack:
+    def __init__(self, expiry: _Expiry) -> None:
+        self._expiry = expiry
+        self._main = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> None:
+        if self._main:
+            self._expiry._held += 1
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._main:
+            expiry = self._expiry
+            expiry._held -= 1
+            if not expiry._held and expiry._pending:
+                expiry._pending = False
+                expiry._strike()
+
+
+class _Striking:
+    def __init__(self, expiry: _Expiry, cancel: Callable[[], object] | None) -> None:
+        self._expiry = expiry
+        self._cancel = cancel
+
+    def __enter__(self) -> None:
+        self._expiry._cancel = self._cancel
+        self._expiry._striking = True
+        if self._expiry.begun:  # it came before there was anything to strike
+            self._expiry._strike()
+
+    def __exit__(self, *_exc: object) -> None:
+        self._expiry._striking = False
+
+
+# ------------------------------------------------------------------------------------------------------ the worker
+
+
+def main(order: Order, pipe: Any, parent: int, lifeline: Any) -> NoReturn:
+    """Run one task and leave. ``pipe`` and ``lifeline`` are :class:`~capbg._os.workers.InheritedFd`."""
+    code = _APP_GONE
+    try:
+        code = _live(order, pipe.fd, parent, None if lifeline is None else lifeline.fd)
+    except BaseException:  # noqa: BLE001 - a worker never unwinds into the app's frames
+        # Not our callback's: that is caught further in. Say it where an operator looks.
+        sys.excepthook(*sys.exc_info())
+    finally:
+        _flush()
+        os._exit(code)
+
+
+def _live(order: Order, pipe_fd: int, parent: int, lifeline: int | None) -> int:
+    from capbg._os import fds, limits, signals
+    from capbg._os.clock import SignalTimer
+    from capbg._os.title import Title
+
+    try:
+        os.setpgid(0, 0)
+    except PermissionError:
+        pass  # a session leader is a group leader already
+    alive = limits.die_with_parent(parent) if lifeline is None else limits.die_with_writer(lifeline)
+    if not alive:
+        return _APP_GONE
+    fds.close_owned(keep=pipe_fd)
+    fds.stdin_from_null()
+    fds.discard_inherited_output((sys.stdout, sys.stderr))
+    for variable in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+        os.environ.pop(variable, None)
+
+    pipe = socket.socket(fileno=pipe_fd)
+    pipe.setblocking(True)
+    os.set_inheritable(pipe_fd, False)
+    expiry = _Expiry(order, wire.Go(sys.maxsize, sys.maxsize))
+    signals.reset_in_worker(expiry.handle)
+    data = pipe.recv(wire.LARGEST)
+    if not data:
+        return _APP_GONE  # the app could not watch us, and has given up on this start
+    go = wire.decode_go(data)
+    expiry.soft_ns, expiry.hard_ns = go.soft_ns, min(go.hard_ns, expiry.hard_ns)
+    task = expiry.task = Task(order, pipe, expiry)
+
+    notes: list[str] = []
+    try:
+        expiry.timers = SignalTimer(signals.EXPIRE), SignalTimer(signal.SIGKILL)
+    except OSError as error:  # RLIMIT_SIGPENDING is spent; the app holds the deadline, too
+        notes.append(f"the kernel's timers could not be made, the app alone holds the deadline: {error}")
+    else:
+        expiry.timers[1].set(expiry.hard_ns)
+        expiry.timers[0].set(go.soft_ns)
+    until_hard_ns = max(0, go.hard_ns - time.monotonic_ns())
+    cpu = cpu_limits(
+        order.limits,
+        until_hard_ns=until_hard_ns,
+        kill_after_ns=order.kill_after_ns,
+        usable_cpus=limits.usable_cpus(),
+    )
+    try:
+        limits.set_cpu(*cpu)
+        limits.set_asked_for(order.limits)
+    except (OSError, ValueError) as error:
+        # Outside the box that was asked for, a task may harm the machine: it does not run.
+        task._say(wire.encode(wire.Unarmed(str(error))))
+        return 1
+    Title(order.app_name, enabled=order.proctitle).show_worker(order.task_name)
+    for note in notes:
+        task._note(note)
+    global _current
+    _current = task
+    return _run(order, task, expiry)
+
+
+def _run(order: Order, task: Task, expiry: _Expiry) -> int:
+    """Call the callback, and tell the app how it ended."""
+    arguments = (task,) if order.takes_task else ()
+    try:
+        try:
+            if order.is_coroutine:
+                _run_coroutine(order.callback(*arguments), expiry)
+            else:
+                with expiry.striking():
+                    result = order.callback(*arguments)
+                    _join_threads()
+                if _is_coroutine(result):
+                    # A plain function that returned a coroutine, such as functools.partial or a lambda over one.
+                    _run_coroutine(result, expiry)
+            if order.returning_finishes and not task._finished and not expiry.begun:
+                task.finish()
+        except TaskExpired:
+            pass
+        except SystemExit as leaving:
+            if leaving.code not in (None, 0):
+                raise
+    except BaseException as error:  # noqa: BLE001 - this is where a task's exceptions end
+        _tell_last(task, _raised(error))
+        return 1
+    _tell_last(task, wire.RETURNED)
+    return 0
+
+
+def _is_coroutine(value: object) -> bool:
+    return isinstance(value, Coroutine)
+
+
+def _run_coroutine(coroutine: Any, expiry: _Expiry) -> None:
+    """Run a coroutine to completion on a loop of its own; the expiry cancels it."""
+    import asyncio
+
+    async def run() -> None:
+        inner = asyncio.ensure_future(coroutine)
+        loop = asyncio.get_running_loop()
+        cancelled = False
+
+        def cancel() -> None:
+            nonlocal cancelled
+            cancelled = True
+            loop.call_soon_threadsafe(inner.cancel)  # thread-safe also means: from a signal handler, it wakes the loop
+
+        with expiry.striking(cancel):
+            try:
+                await inner
+            except asyncio.CancelledError:
+                if not cancelled:
+                    raise
+
+    with asyncio.Runner() as runner:
+        runner.run(run())
+    with expiry.striking():
+        _join_threads()
+
+
+def _join_threads() -> None:
+    """Wait for the threads the callback left running: until they end, so does the task."""
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join()
+
+
+def _tell_last(task: Task, packet: bytes) -> None:
+    try:
+        task._pipe.send(packet, socket.MSG_NOSIGNAL)  # blocks while the app is busy; the kernel's timer bounds it
+    except OSError:
+        pass  # the app is gone: the exit code says the same
+
+
+_OUT_OF_MEMORY = wire.encode(wire.Raised("MemoryError", "", ""))
+
+
+def _raised(error: BaseException) -> bytes:
+    try:
+        return _raised_in_full(error)
+    except MemoryError:
+        return _OUT_OF_MEMORY  # made before there was a limit
+
+
+def _raised_in_full(error: BaseException) -> bytes:
+    import traceback
+
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - an exception whose __str__ raises
+        message = "(its message could not be made)"
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception:  # noqa: BLE001
+        text = ""
+    return wire.encode(wire.Raised(type(error).__qualname__, message, text))
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError, RuntimeError):
+            pass  # closed, None, or a reader that is gone: there is nobody left to tell
