@@ -457,6 +457,7 @@ class Supervisor:
             each.kill()
             self._forget(each)
         self._turn_timer.close()
+        self._resend()
         self._notifier.close()
         self._poller.close()
         self._timer.close()

@@ -448,8 +448,8 @@ class Grace:
                 self.reason = reason
                 self._again.clear()  # the next backgrounding runs them all
                 self._announce()
-                actions: list[Action] = [Notify(self.notices.resumed(now=now, status=self._status(now)))]
-                return actions + self._show(now)
+                self._shown = ("", self._status(now))
+                return [Notify(self.notices.resumed(now=now, status=self._shown[1])), *self._show(now)]
         self.reason = reason
         self._announce()
         if reason.stops:

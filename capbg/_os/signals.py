@@ -153,9 +153,9 @@ def reset_in_worker(on_expiry: Handler) -> None:
     service, but the word of when to stop comes from the app. ``on_expiry`` gets :data:`EXPIRE` and SIGXCPU.
     """
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
-        if callable(signal.getsignal(number)):
-            signal.signal(number, signal.SIG_DFL)
+    for inherited in signal.valid_signals():
+        if callable(signal.getsignal(inherited)):
+            signal.signal(inherited, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would break the waits of a task's own children
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGHUP):
         signal.signal(signum, _nothing)
