@@ -19,7 +19,7 @@ demo: $(STAMP)
 
 # The whole suite, by two processes. One file or one test: make test ARGS="tests/e2e/test_phases.py -k suspend"
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

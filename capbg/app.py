@@ -18,6 +18,7 @@ stay entered for ever. So a handler that finds ``__enter__`` or ``__exit__`` on 
 import inspect
 import itertools
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -206,6 +207,8 @@ class App:
         self._missed = False
         """Whether a handler only took note."""
         self._driven = False
+        self._left = False
+        """Whether SystemExit has been raised: from then on ``finally`` blocks run, and no signal may cut them short."""
 
     def __repr__(self) -> str:
         phase = "not entered" if self._core is None else self._core.phase.value
@@ -475,7 +478,11 @@ class App:
             supervisor.ping()
             supervisor.expect_ping()
             supervisor.write_records()
-        if supervisor.leaving is not None:
+        self._leave_if_due(supervisor)
+
+    def _leave_if_due(self, supervisor: "Supervisor") -> None:
+        if supervisor.leaving is not None and not self._left:
+            self._left = True
             raise SystemExit(supervisor.leaving)
 
     def _drive_from_outside(self, supervisor: "Supervisor") -> None:
@@ -524,7 +531,7 @@ class App:
             )
             self._pid = os.getpid()
             self._listeners.report = lambda text: supervisor.record(40, text)
-            self._depth, self._missed, self._driven = 0, False, False
+            self._depth, self._missed, self._driven, self._left = 0, False, False, False
             self._core, self._supervisor, _entered = core, supervisor, self
             self._waiting = {}
             try:
@@ -544,7 +551,10 @@ class App:
         try:
             self._react()
         except BaseException:
+            supervisor = self._supervisor
             self._undo()
+            if supervisor is not None:
+                supervisor.write_records()
             raise
 
     def __exit__(
@@ -599,7 +609,7 @@ class App:
         if supervisor is None or os.getpid() != self._pid:
             return  # a child between its fork and our hook: blocked signals come behind it
         supervisor.signals.handled(signum)
-        if self._driven:
+        if self._driven or self._left:
             return
         if self._depth or supervisor.in_turn or _at_the_door(frame):
             self._missed = True
@@ -616,9 +626,12 @@ class App:
                 supervisor.turn(block=False)
             else:
                 supervisor.drive()
-            if supervisor.leaving is not None:
-                raise SystemExit(supervisor.leaving)
-            supervisor.leave_to_program()
+            self._leave_if_due(supervisor)
+            self._depth += 1  # it asks the core, under the lock that a turn would wait for
+            try:
+                supervisor.leave_to_program()
+            finally:
+                self._depth -= 1
             if not self._missed:
                 return
 
@@ -627,10 +640,18 @@ class App:
 
     def _after_call(self) -> None:
         supervisor = self._supervisor
-        if supervisor is None or os.getpid() != self._pid or supervisor.in_turn or self._driven:
+        if supervisor is None or os.getpid() != self._pid or supervisor.in_turn or self._driven or self._left:
             return
         if self._missed or supervisor.has_work or supervisor.signals.pending():
             self._react()
+
+    def _call_for_a_turn(self) -> None:
+        """Another thread has given the main thread something to do; a plain program is not waiting for that."""
+        supervisor = self._supervisor
+        if supervisor is not None and supervisor.has_work and not self._driven:
+            from capbg._os.signals import TURN
+
+            signal.pthread_kill(threading.main_thread().ident or 0, TURN)
 
     # --------------------------------------------------------------------------------------------------- checks
 
@@ -673,6 +694,8 @@ class _Call:
             self._app._depth -= 1
             if not self._app._depth:
                 self._app._after_call()
+        else:
+            self._app._call_for_a_turn()
 
 
 class _Critical:

@@ -614,6 +614,8 @@ class Grace:
 
     def _tick(self, now: int) -> list[Action]:
         actions: list[Action] = []
+        if self._retry_ns <= now:
+            self._retry_ns = 0
         for run in [run for run in self._runs.values() if run.due_ns <= now]:
             actions += self._input(run, Input.DUE, now)
         if self._open and self.announcement is None and not self.live and not actions:
