@@ -35,7 +35,8 @@ class NotifySocket:
         return {"NOTIFY_SOCKET": self.path}
 
     def _listen(self) -> None:
-        while self._end_read not in select.select([self._socket, self._end_read], [], [])[0]:
+        ends = [self._socket.fileno(), self._end_read]
+        while self._end_read not in select.select(ends, [], [])[0]:
             self.read()
 
     def read(self) -> list[dict[str, str]]:
