@@ -8,13 +8,13 @@ import re
 from dataclasses import dataclass
 
 from capbg._core.words import NS
-from capbg.errors import InvalidArgumentError, WrongTypeError
+from capbg.errors import InvalidArgumentError, InvalidEnvironmentError, WrongTypeError
 
 LONGEST_S = 366 * 24 * 3600.0
 """The longest duration taken, in seconds: a year. It keeps every sum of instants far from 2**63 nanoseconds."""
 
 _UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([KMGT]?)(?:i?B)?\s*", re.IGNORECASE)
 _LARGEST_SIZE = (1 << 62) - 1
 
 
@@ -32,6 +32,16 @@ def seconds(value: object, parameter: str, *, zero: bool = False) -> float:
         least = "0 or more" if zero else "more than 0"
         raise InvalidArgumentError(f"{parameter} must be {least} seconds, not {value!r}")
     return number
+
+
+def seconds_from_environment(text: str, variable: str) -> float:
+    """Return an environment variable's text as seconds: a number above 0, at most a year."""
+    try:
+        return seconds(float(text), variable)
+    except ValueError as error:
+        raise InvalidEnvironmentError(
+            f"the environment variable {variable} must be a number of seconds above 0, such as 180, not {text!r}"
+        ) from error
 
 
 def nanoseconds(value_s: float) -> int:

@@ -31,7 +31,7 @@ from capbg._core import wire
 from capbg._core.budget import nanoseconds
 from capbg._core.notices import BEAT_NS, Notices
 from capbg._core.task import Action as RunAction
-from capbg._core.task import Exit, Input, Run, State
+from capbg._core.task import Exit, IllegalInputError, Input, Run, State
 from capbg._core.words import NS, AppState, GraceReport, Outcome, Phase, Reason, TaskInfo, TaskResult, TaskState
 from capbg.errors import UnknownTaskError, WrongPhaseError
 
@@ -318,6 +318,8 @@ class Grace:
         self.reason = Reason.START
         self.announcement: AppState | None = None
         """What the listeners have yet to be told. Whoever tells them reports back with :class:`Announced`."""
+        self._told_active = True
+        """What the listeners were last told."""
         self.last_report: GraceReport | None = None
         self.notices = Notices(watchdog_ns)
         self._grace_ns = grace_ns
@@ -429,11 +431,11 @@ class Grace:
             case StartFailed(task_id, why, shortage):
                 return self._start_failed(self._run(task_id), why, shortage=shortage, now=now)
             case PacketArrived(task_id, packet):
-                return self._packet(self._run(task_id), packet, now)
+                return self._packet(self._working(task_id), packet, now)
             case GarbageArrived(task_id, why):
-                return self._input(self._run(task_id), Input.GARBAGE, now, why)
+                return self._input(self._working(task_id), Input.GARBAGE, now, why)
             case WorkerExited(task_id, end):
-                return self._exited(self._run(task_id), end, now)
+                return self._exited(self._working(task_id), end, now)
             case Tick():
                 return self._tick(now)
 
@@ -454,7 +456,7 @@ class Grace:
         self._announce()
         if reason.stops:
             self._stop_ns = now
-        if move is Move.BEGIN:
+        if move is Move.BEGIN and not self._open:  # what an unfinished one has settled is still to be reported
             self._settled = {}
             self._listener_errors = []
             self._hurried = False
@@ -474,17 +476,19 @@ class Grace:
         return [Notify(first), *self._show(now)]
 
     def _announce(self) -> None:
-        waiting = self.announcement
         state = self.state
         # The app never heard that it was in the background: that it is back is no news either.
-        self.announcement = None if waiting is not None and not waiting.is_active and state.is_active else state
-        if self.announcement is None and not self._runs:
+        self.announcement = None if state.is_active and self._told_active else state
+        if self.announcement is None and not self._runs and not self._settled:
             self._open = False
 
     def _announced(self, errors: Iterable[str], now: int) -> list[Action]:
         told, self.announcement = self.announcement, None
         self._listener_errors += errors
-        if told is None or told.is_active:
+        if told is None:
+            return []
+        self._told_active = told.is_active
+        if told.is_active:
             return []
         actions: list[Action] = []
         for registration in list(self._registered.values()):
@@ -512,6 +516,7 @@ class Grace:
         return []
 
     def _enqueue(self, registration: Registration, now: int) -> list[Action]:
+        self._settled.pop(registration.id, None)  # a task that runs twice (see _again) is told by its last run
         run = self._runs[registration.id] = Run(
             id=registration.id,
             name=registration.name,
@@ -533,9 +538,9 @@ class Grace:
     def _finish(self, task_id: str, now: int) -> list[Action]:
         self._known(task_id)
         run = self._runs.get(task_id)
-        if run is not None:
+        if run is not None and run.outcome is None:
             return self._input(run, Input.FINISH, now, "finished by the app")
-        if task_id in self._settled:
+        if run is not None or task_id in self._settled:
             return [Warn(f"task {task_id!r} is settled already: this finish() changes nothing")]
         raise WrongPhaseError(f"task {task_id!r} has not started: cancel() unregisters it, finish() is for its worker")
 
@@ -553,6 +558,8 @@ class Grace:
     def _start_failed(self, run: Run, why: str, *, shortage: bool, now: int) -> list[Action]:
         if not shortage:
             return self._input(run, Input.REFUSED, now, f"no worker could be started: {why}")
+        if run.state is not State.QUEUED:
+            raise IllegalInputError(f"task {run.id!r} does not wait for a worker")
         run.waited_for = why
         self._retry_ns = now + RETRY_NS
         return []
@@ -587,6 +594,12 @@ class Grace:
     def _run(self, task_id: str) -> Run:
         return self._runs[task_id]
 
+    def _working(self, task_id: str) -> Run:
+        run = self._runs[task_id]
+        if not run.alive:
+            raise IllegalInputError(f"task {task_id!r} has no worker that something could come from")
+        return run
+
     def _deadline_text(self, run: Run) -> str:
         if run.limit_ns is not None and run.soft_ns < run.last_start_ns:
             return f"its deadline of {run.limit_ns / NS:g} s was over"
@@ -605,8 +618,6 @@ class Grace:
 
     def _settle(self, run: Run, now: int) -> list[Action]:
         del self._runs[run.id]
-        # A task that ran twice (see _again) is told by its last run.
-        self._settled.pop(run.id, None)
         self._settled[run.id] = run
         self._retry_ns = 0  # what it held is free for the next one
         again = self._again.pop(run.id, None)
@@ -667,7 +678,10 @@ class Grace:
 
     def _counts(self) -> tuple[int, int]:
         finished = sum(run.outcome is Outcome.FINISHED for run in (*self._settled.values(), *self._runs.values()))
-        return finished, len(self._settled) + len(self._runs) + len(self._again)
+        total = len(self._settled) + len(self._runs)
+        if self.announcement is not None:  # what is registered is about to be due
+            total += sum(task_id not in self._runs and task_id not in self._settled for task_id in self._registered)
+        return finished, total
 
     def _status(self, now: int) -> str:
         if not self._open and self.phase is Phase.ACTIVE:
@@ -711,9 +725,13 @@ def _cause_of_death(run: Run, now: int) -> tuple[Input, str]:
     """Tell a kernel's kill at the deadline or limit from any other death."""
     end = run.exit
     killed = end.signal in {9, 24}  # SIGKILL, SIGXCPU on every Linux architecture
-    if killed and run.cpu_hard_ns is not None and end.cpu_ns is not None and end.cpu_ns >= run.cpu_hard_ns - NS // 2:
-        return Input.EXIT_BY_LIMIT, "the kernel killed it at its CPU limit"
-    if end.signal == 9 and run.hard_ns is not None and now >= run.hard_ns:
+    overdue = run.hard_ns is not None and now >= run.hard_ns
+    spent_ns, guess = end.cpu_ns, ""
+    if spent_ns is None and run.started_ns is not None and not overdue:
+        spent_ns, guess = now - run.started_ns, " as far as can be told: a fork server tells no CPU time"
+    if killed and run.cpu_hard_ns is not None and spent_ns is not None and spent_ns >= run.cpu_hard_ns - NS // 2:
+        return Input.EXIT_BY_LIMIT, f"the kernel killed it at its CPU limit{guess}"
+    if end.signal == 9 and overdue:
         return Input.EXIT_BY_LIMIT, "the kernel killed it at its hard deadline"
     if end.signal == 9:
         return Input.EXIT, "killed by SIGKILL that capbg did not send (out of memory, or an operator?)"

@@ -272,7 +272,9 @@ class Run:
                 self.due_ns = min(begun, self.soft_ns) + self.kill_after_ns
                 self.hard_ns = self.due_ns
             case State.ACKNOWLEDGED | State.LEAVING if before is not self.state:
-                self.due_ns = now + self.kill_after_ns
+                assert self.hard_ns is not None  # it has a worker
+                # Never beyond the hard deadline: the kernel's timer in the worker is not put off, either.
+                self.due_ns = min(now + self.kill_after_ns, self.hard_ns)
             case State.DYING if before is not State.DYING:
                 self.due_ns = now + GIVE_UP_NS
             case State.SETTLED:

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 
 from capbg._os import fds
 
+VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""What systemd tells its own child and nobody else: a worker loses them (sd_notify(3), sd_watchdog_enabled(3))."""
+
 
 def watchdog_ns(environ: Mapping[str, str]) -> int | None:
     """The watchdog interval systemd demands of this very process, in nanoseconds (sd_watchdog_enabled(3))."""
