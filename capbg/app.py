@@ -209,6 +209,8 @@ class App:
         self._driven = False
         self._left = False
         """Whether SystemExit has been raised: from then on ``finally`` blocks run, and no signal may cut them short."""
+        self._unraisable: tuple[Callable[..., object], Callable[..., object]] | None = None
+        """``sys.unraisablehook`` as it was before SystemExit was raised, and as it is since."""
 
     def __repr__(self) -> str:
         phase = "not entered" if self._core is None else self._core.phase.value
@@ -481,9 +483,29 @@ class App:
         self._leave_if_due(supervisor)
 
     def _leave_if_due(self, supervisor: "Supervisor") -> None:
-        if supervisor.leaving is not None and not self._left:
-            self._left = True
-            raise SystemExit(supervisor.leaving)
+        if supervisor.leaving is None or self._left:
+            return
+        self._left = True
+        leaving = SystemExit(supervisor.leaving)
+        before = sys.unraisablehook
+
+        def dropped(lost: "sys.UnraisableHookArgs") -> None:
+            """Raise it again: Python drops what a handler raises while a ``__del__`` or a weakref's callback runs."""
+            if lost.exc_value is not leaving:
+                before(lost)
+            elif self._supervisor is supervisor:
+                self._restore_unraisablehook()
+                self._left = False
+                supervisor.turn_soon()
+
+        self._unraisable = before, dropped
+        sys.unraisablehook = dropped
+        raise leaving
+
+    def _restore_unraisablehook(self) -> None:
+        if self._unraisable is not None and sys.unraisablehook is self._unraisable[1]:
+            sys.unraisablehook = self._unraisable[0]
+        self._unraisable = None
 
     def _drive_from_outside(self, supervisor: "Supervisor") -> None:
         if not self._driven:
@@ -502,7 +524,7 @@ class App:
             raise WrongPhaseError(f"{which} is entered already: signals belong to one app at a time, leave it first")
         if self._core is not None and self._core.phase is Phase.TERMINATED:
             raise WrongPhaseError(f"the app {self.name!r} has terminated and cannot be entered again")
-        from capbg._os import notify, signals, workers
+        from capbg._os import limits, notify, signals, workers  # noqa: F401 - limits: workers find it loaded
         from capbg._os.title import Title
         from capbg.supervisor import Supervisor
 
@@ -592,9 +614,10 @@ class App:
         assert supervisor is not None
         mask = signals.block()
         try:
-            supervisor.signals.uninstall(leaving=supervisor.leaving is not None)
-            supervisor.close()
+            supervisor.close()  # first: its timer calls for turns by a signal, which from here on nobody would handle
         finally:
+            supervisor.signals.uninstall(leaving=supervisor.leaving is not None)
+            self._restore_unraisablehook()
             self._supervisor = None
             _entered = None
             self._listeners.report = log.error
@@ -608,10 +631,13 @@ class App:
         supervisor = self._supervisor
         if supervisor is None or os.getpid() != self._pid:
             return  # a child between its fork and our hook: blocked signals come behind it
-        supervisor.signals.handled(signum)
+        first = supervisor.signals.handled(signum)
         if self._driven or self._left:
             return
-        if self._depth or supervisor.in_turn or _at_the_door(frame):
+        if _is_inside(frame, _before_fork, _after_fork_in_parent):
+            supervisor.turn_soon()  # Python drops what is raised in there, a SystemExit as well
+            return
+        if not first or self._depth or supervisor.in_turn or _at_the_door(frame):
             self._missed = True
             return
         self._react()
@@ -725,22 +751,59 @@ _NOT_ENTERED = Grace(grace_ns=1, kill_after_ns=0, max_workers=None).state
 
 
 def _at_the_door(frame: FrameType | None) -> bool:
-    doors = (App.__enter__.__code__, App.__exit__.__code__)
+    return _is_inside(frame, App.__enter__, App.__exit__)
+
+
+def _is_inside(frame: FrameType | None, *functions: Callable[..., object]) -> bool:
+    codes = [function.__code__ for function in functions]
     while frame is not None:
-        if frame.f_code in doors:
+        if frame.f_code in codes:
             return True
         frame = frame.f_back
     return False
 
 
 _hooked = False
+_masks: dict[int, Any] = {}
+"""The signal masks to go back to, of threads that are forking just now."""
 
 
 def _register_fork_hook() -> None:
     global _hooked
     if not _hooked:
         _hooked = True
-        os.register_at_fork(after_in_child=_forget_in_child)
+        os.register_at_fork(
+            before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+        )
+
+
+def _before_fork() -> None:
+    """Block our signals over every fork.
+
+    A child has the app's handlers and its wake-up descriptor until the hook below has run in it: a SIGTERM for a child
+    that has just been forked would be written into the app's own pipe, and stop the app.
+    """
+    if _entered is not None:
+        from capbg._os import signals
+
+        _masks[threading.get_ident()] = signals.block()
+
+
+def _after_fork_in_parent() -> None:
+    _unblock_after_fork()
+
+
+def _after_fork_in_child() -> None:
+    _forget_in_child()
+    _unblock_after_fork()
+
+
+def _unblock_after_fork() -> None:
+    mask = _masks.pop(threading.get_ident(), None)
+    if mask is not None:
+        from capbg._os import signals
+
+        signals.restore_mask(mask)
 
 
 def _forget_in_child() -> None:

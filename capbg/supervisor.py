@@ -64,6 +64,18 @@ _EVENTS: dict[int, Event] = {
     signal.SIGCONT: Continued(),
 }
 
+_STOPS = {signal.SIGTERM, signal.SIGINT}
+
+
+def _heard(signums: list[int]) -> list[int]:
+    """SIGTERM wins over what came with it.
+
+    systemd sends SIGCONT right behind SIGTERM. Where both are pending the kernel lets SIGCONT's handler run first: a
+    program that is suspending or suspended would be told that it is back, its watchdog armed, all for nothing.
+    """
+    return signums if _STOPS.isdisjoint(signums) else [each for each in signums if each in _STOPS]
+
+
 _SHORTAGES = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOSPC, errno.EINTR}
 """What may pass: processes, memory, descriptors, watches."""
 
@@ -71,6 +83,7 @@ _PACKETS_A_TURN = 64
 """Packets read from one worker in a turn, so that a talkative one does not starve the others."""
 
 _EXIT_SOON_NS = NS // 100
+_SOON_NS = NS // 1000
 _RESEND_NS = NS // 5
 _UNSENT_MOST = 16
 
@@ -170,7 +183,8 @@ class Supervisor:
     @property
     def has_work(self) -> bool:
         """Whether a turn has something to do that no descriptor tells of."""
-        return bool(self._todo)
+        # The announcement: what a critical() block of the main thread's, over now, has kept back.
+        return bool(self._todo) or (self.core.announcement is not None and not self.held_by_main)
 
     # ---------------------------------------------------------------------------------------------------- turns
 
@@ -195,7 +209,7 @@ class Supervisor:
         try:
             for call in self._poller.wait(block=block and not self._todo):
                 call()
-            for signum in self.signals.take():
+            for signum in _heard(self.signals.take()):
                 event = _EVENTS.get(signum)
                 if event is not None:
                     self._step(event)
@@ -203,11 +217,17 @@ class Supervisor:
             self._resend()
             self._perform()
             self._finish_turn(starts)
+            if self._stop_process:
+                self._stop()  # in the turn still: a SIGCONT that is heard between here and the stop must prevent it
         finally:
             self.in_turn = False
+
+    def _stop(self) -> None:
+        # A signal that has come just now is heard first, in the next turn. If it changes nothing, such as a second
+        # SIGTSTP, the stop is made up for then: otherwise the program would be suspended by its own word only.
+        self._stop_process = self.core.phase is Phase.SUSPENDED and not signals.stop_self(self.signals)
         if self._stop_process:
-            self._stop_process = False
-            signals.stop_self(self.signals)
+            self.signals.wake()
 
     def _finish_turn(self, starts: int) -> None:
         self._announce()
@@ -242,6 +262,10 @@ class Supervisor:
             soon = now_ns() + _EXIT_SOON_NS
             due = soon if due is None else min(due, soon)
         self._turn_timer.set(due)
+
+    def turn_soon(self) -> None:
+        """Have a signal call for a turn in a moment."""
+        self._turn_timer.set(now_ns() + _SOON_NS)
 
     def ping(self) -> None:
         """The main loop is alive: feed systemd's watchdog, while the app is active."""
@@ -451,7 +475,7 @@ class Supervisor:
     # --------------------------------------------------------------------------------------------- way in, way out
 
     def close(self) -> None:
-        """Close every descriptor and put away what was prepared. Our signals are blocked, the handlers gone."""
+        """Close every descriptor and put away what was prepared. Our signals are blocked."""
         self._thaw()
         for each in list(self._workers.values()):  # only after an error on the way in or out: nothing may be left
             each.kill()

@@ -51,6 +51,10 @@ class Signals:
         self._old: dict[int, _Disposition] = {}
         self._old_wakeup = -1
         self._unmatched: dict[int, int] = {}
+        """Signals whose byte has been read and whose Python handler has yet to run."""
+        self._noted: list[int] = []
+        """Signals whose Python handler has run, and whose byte has yet to be looked for."""
+        self._draining = False
         self.read_fd, self.write_fd = fds.wake_pipe()
         self._pending: list[int] = []
 
@@ -66,6 +70,9 @@ class Signals:
         ``leaving``: the program is on its way out by a signal. A SIGTERM or SIGINT that comes on top of that must not
         kill it in the middle of its ``finally`` blocks, so where the default was in force they are ignored from now on.
         """
+        if self._old:
+            # This throws away one that is pending: the default action of a real-time signal is to kill.
+            signal.signal(TURN, signal.SIG_IGN)
         for signum, old in self._old.items():
             default = old in {signal.SIG_DFL, signal.default_int_handler}
             if leaving and default and signum in {signal.SIGTERM, signal.SIGINT}:
@@ -98,12 +105,17 @@ class Signals:
         except BlockingIOError:
             pass
 
-    def handled(self, signum: int) -> None:
-        """Call this from the Python handler: note the signal if C's byte went elsewhere, so that none is lost."""
+    def handled(self, signum: int) -> bool:
+        """Call this from the Python handler: note the signal if C's byte went elsewhere, so that none is lost.
+
+        False: the handler has interrupted one of these methods, and must leave to its caller what is to be done.
+        """
+        self._noted.append(signum)
+        if self._draining:
+            return False
         self._drain()
-        if self._unmatched.pop(signum, 0) == 0:
-            self._pending.append(signum)
-            self.wake()
+        self._stay_readable()
+        return True
 
     def take(self) -> list[int]:
         """The signals that came since the last call, in their order."""
@@ -114,9 +126,34 @@ class Signals:
     def pending(self) -> bool:
         """Whether :meth:`take` would return something."""
         self._drain()
+        self._stay_readable()
         return bool(self._pending)
 
+    def _stay_readable(self) -> None:
+        # The byte has been read, the signal not been taken yet: whoever waits for the descriptor waits for it still.
+        if self._pending:
+            self.wake()
+
     def _drain(self) -> None:
+        # A handler may run in the middle of this and drain, too. Were it to go first, a SIGCONT would be heard before
+        # the SIGTSTP whose byte is in our hands, and the program be suspended for good: so it leaves that to us.
+        if self._draining:
+            return
+        self._draining = True
+        try:
+            while True:
+                # Taken before the bytes are read: the byte of a handler that has run was written before.
+                noted, self._noted = self._noted, []
+                self._read()
+                for signum in noted:
+                    if self._unmatched.pop(signum, 0) == 0:
+                        self._pending.append(signum)
+                if not self._noted:
+                    return
+        finally:
+            self._draining = False
+
+    def _read(self) -> None:
         try:
             while data := os.read(self.read_fd, 4096):
                 for number in data:
@@ -127,8 +164,8 @@ class Signals:
             pass
 
 
-def stop_self(heard: Signals) -> None:
-    """Stop this process until SIGCONT. Returns when it came, or at once if a signal has come just now.
+def stop_self(heard: Signals) -> bool:
+    """Stop this process until SIGCONT, and return True then; False, at once, if a signal has come just now.
 
     SIGSTOP and not SIGTSTP: the default action of SIGTSTP is void in an orphaned process group, which every service is
     in. Sent to this very thread, so that not another one runs on for a moment. A pending SIGCONT would be thrown away
@@ -136,8 +173,10 @@ def stop_self(heard: Signals) -> None:
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
     try:
-        if not heard.pending() and not signal.sigpending() & _BLOCKED:
-            signal.raise_signal(signal.SIGSTOP)
+        if heard.pending() or signal.sigpending() & _BLOCKED:
+            return False
+        signal.raise_signal(signal.SIGSTOP)
+        return True
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

@@ -1,0 +1,182 @@
+"""``_os/signals.py``: the order of signals, whoever owns the wake-up descriptor; stopping oneself; and putting back."""
+
+
+import pytest
+
+from tests.e2e.lives import lives
+from tests.probe import Launcher
+
+SIGNALS = """
+from capbg._os import signals
+from capbg._os.signals import TURN, Signals, stop_self
+
+def readable(heard):
+    return bool(select.select([heard.read_fd], [], [], 0)[0])
+
+def installed():
+    def handler(signum, frame):
+        handled.append(signum)
+        heard.handled(signum)
+
+    handled = []
+    heard = Signals(handler)
+    heard.install()
+    return heard, handled
+
+def names(numbers):
+    return ",".join("TURN" if number == TURN else signal.Signals(number).name for number in numbers) or "-"
+"""
+
+
+@pytest.mark.parametrize("owner", ["ours", "foreign"])
+def test_signals_are_taken_in_their_order_and_none_is_lost(launch: Launcher, owner: str) -> None:
+    """The pipe keeps the order that Python's handlers do not; where C's byte goes elsewhere, the handler makes up."""
+    program = launch(
+        lives(
+            SIGNALS,
+            """
+            heard, handled = installed()
+            if sys.argv[1] == "foreign":
+                _, theirs = os.pipe2(os.O_NONBLOCK)
+                signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
+            at_once(signal.SIGTSTP, signal.SIGCONT, signal.SIGTERM, signal.SIGINT)
+            say("HANDLED", names(handled))
+            say("READABLE", readable(heard), heard.pending(), readable(heard))
+            say("TAKEN", names(heard.take()))
+            say("AFTER", readable(heard), heard.pending(), names(heard.take()))
+            for signum in (signal.SIGTSTP, signal.SIGCONT):  # one by one the order holds in any case
+                os.kill(os.getpid(), signum)
+            say("TAKEN", names(heard.take()))
+            heard.wake()
+            say("WOKEN", readable(heard), heard.pending(), names(heard.take()), readable(heard))
+            """,
+        ),
+        owner,
+    )
+    assert 0 == program.wait(), program.stderr
+    by_number = "SIGINT,SIGTERM,SIGCONT,SIGTSTP"
+    assert [
+        f"HANDLED {by_number}",
+        "READABLE True True True",
+        "TAKEN SIGTSTP,SIGCONT,SIGTERM,SIGINT" if owner == "ours" else f"TAKEN {by_number}",
+        "AFTER False False -",
+        "TAKEN SIGTSTP,SIGCONT",
+        "WOKEN True False - False",
+    ] == program.lines
+
+
+def test_a_pipe_that_is_full_blocks_nobody_and_loses_no_signal(launch: Launcher) -> None:
+    """Waking a pipe that nobody has read for long does nothing, and the handler makes up for the byte that was lost."""
+    program = launch(
+        lives(
+            SIGNALS,
+            """
+            heard, handled = installed()
+            try:
+                while True:
+                    os.write(heard.write_fd, bytes(4096))
+            except BlockingIOError:
+                pass
+            heard.wake()
+            os.kill(os.getpid(), signal.SIGTERM)
+            say("TAKEN", names(heard.take()), readable(heard))
+            """,
+        )
+    )
+    assert 0 == program.wait(), program.stderr
+    assert ["TAKEN SIGTERM False"] == program.lines
+    assert "" == program.stderr
+
+
+def test_stop_self_stops_unless_a_signal_is_waiting(launch: Launcher) -> None:
+    """A signal that has been heard but not taken, or is pending in the kernel, keeps it from stopping itself."""
+    program = launch(
+        lives(
+            SIGNALS,
+            """
+            def stop(told, before, taken):
+                heard, handled = installed()
+                before()
+                if taken:
+                    heard.take()
+                stopped = stop_self(heard)
+                mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+                os.write(told, f"{stopped} {names(heard.take())} {len(mask)}".encode())
+
+            def hear():
+                os.kill(os.getpid(), signal.SIGCONT)
+
+            def keep_pending():
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCONT})
+                hear()
+
+            for before, taken in ((hear, False), (keep_pending, True), (hear, True), (lambda: None, False)):
+                life = Life(stop, before, taken)
+                words = life.hear()
+                if life.state() == "T":
+                    life.send(signal.SIGCONT)
+                    words = "STOPPED " + life.hear()
+                say(words)
+                life.end()
+            """,
+        )
+    )
+    assert 0 == program.wait(), program.stderr
+    assert ["False SIGCONT 0", "False - 1", *["STOPPED True SIGCONT 0"] * 2] == program.lines
+
+
+@pytest.mark.parametrize("leaving", [False, True])
+def test_uninstalling_puts_back_what_was_there(launch: Launcher, leaving: bool) -> None:
+    """Old handlers and the old wake-up descriptor return, a pending signal goes to them, and TURN is thrown away."""
+    program = launch(
+        lives(
+            SIGNALS,
+            """
+            def old(signum, frame):
+                say("OLD", names([signum]))
+
+            leaving = sys.argv[1] == "True"
+            signal.signal(signal.SIGCONT, old)
+            _, theirs = os.pipe2(os.O_NONBLOCK)
+            signal.set_wakeup_fd(theirs)
+            heard, handled = installed()
+            mask = signals.block()
+            at_once(signal.SIGCONT, TURN, *([signal.SIGTERM, signal.SIGINT] if leaving else []))
+            heard.uninstall(leaving=leaving)
+            signals.restore_mask(mask)
+            say("HANDLED", names(handled), signal.set_wakeup_fd(-1) == theirs, heard.read_fd, heard.write_fd)
+            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, TURN):
+                handler = signal.getsignal(signum)
+                say(names([signum]), handler.name if isinstance(handler, signal.Handlers) else handler.__name__)
+            """,
+        ),
+        str(leaving),
+    )
+    assert 0 == program.wait(), program.stderr
+    term, interrupt = ("SIG_IGN", "SIG_IGN") if leaving else ("SIG_DFL", "default_int_handler")
+    assert [
+        "OLD SIGCONT",
+        "HANDLED - True -1 -1",
+        f"SIGTERM {term}",
+        f"SIGINT {interrupt}",
+        "SIGTSTP SIG_DFL",
+        "TURN SIG_DFL",
+    ] == program.lines
+
+
+def test_a_wakeup_descriptor_that_was_taken_over_meanwhile_is_left_to_its_new_owner(launch: Launcher) -> None:
+    """Uninstalling restores the old descriptor only where ours is still in force."""
+    program = launch(
+        lives(
+            SIGNALS,
+            """
+            heard, handled = installed()
+            _, theirs = os.pipe2(os.O_NONBLOCK)
+            signal.set_wakeup_fd(theirs)
+            heard.uninstall(leaving=False)
+            say(signal.set_wakeup_fd(-1) == theirs)
+            """,
+        )
+    )
+    assert 0 == program.wait(), program.stderr
+    assert ["True"] == program.lines
