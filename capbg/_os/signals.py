@@ -192,9 +192,18 @@ def reset_in_worker(on_expiry: Handler) -> None:
     service, but the word of when to stop comes from the app. ``on_expiry`` gets :data:`EXPIRE` and SIGXCPU.
     """
     signal.set_wakeup_fd(-1)
-    for inherited in signal.valid_signals():
-        if callable(signal.getsignal(inherited)):
-            signal.signal(inherited, signal.SIG_DFL)
+    ignored = {signum for signum in signal.valid_signals() if signal.getsignal(signum) is signal.SIG_IGN}
+    handled = {signum for signum in signal.valid_signals() if callable(signal.getsignal(signum))}
+    # The fork may come out of a Python handler whose signal was not alone (systemd sends SIGTERM and SIGCONT together).
+    # CPython then leaves the others marked as arrived in the child, where the next signal would call them, too: a turn
+    # of the app's would be taken for the expiry. So let all that is marked run into nothing, behind one signal of ours.
+    marked = handled | {*APP_SIGNALS, TURN, signal.SIGXCPU}
+    for signum in marked:
+        signal.signal(signum, _nothing)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGXCPU,))
+    signal.raise_signal(signal.SIGXCPU)
+    for signum in marked:
+        signal.signal(signum, signal.SIG_IGN if signum in ignored else signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would break the waits of a task's own children
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGHUP):
         signal.signal(signum, _nothing)
