@@ -37,7 +37,6 @@ from capbg._core.grace import (
 from capbg._core.words import NS, AppState, GraceReport, Phase, TaskInfo, TaskResult
 from capbg.errors import (
     InvalidArgumentError,
-    InvalidEnvironmentError,
     UnknownEventError,
     UnknownTaskError,
     UnpicklableTaskError,
@@ -841,14 +840,7 @@ def _partial() -> Any:
 
 def _grace_from(environ: Mapping[str, str], grace: float) -> float:
     text = environ.get("CAPBG_GRACE")
-    if text is None:
-        return grace
-    try:
-        return budget.seconds(float(text), "CAPBG_GRACE")
-    except ValueError as error:
-        raise InvalidEnvironmentError(
-            f"the environment variable CAPBG_GRACE must be a number of seconds above 0, such as 180, not {text!r}"
-        ) from error
+    return grace if text is None else budget.seconds_from_environment(text, "CAPBG_GRACE")
 
 
 def _takes_task(callback: Callable[..., object], where: str) -> bool:
