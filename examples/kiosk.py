@@ -38,6 +38,27 @@ BATCH = 50
 """How many visits are written at a time while the kiosk is at work."""
 
 
+class LineOverSocket(http.client.HTTPConnection):
+    """HTTP over a Unix socket: the way out of a service without a network (systemd/kiosk-hardened.service)."""
+
+    socket_path = ""
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.socket_path)
+
+
+def line_to(server: str, *, timeout: float) -> http.client.HTTPConnection:
+    """A connection yet to be opened, to http://HOST:PORT or unix:/PATH/OF/A/SOCKET."""
+    url = urlsplit(server)
+    if url.scheme != "unix":
+        return http.client.HTTPConnection(url.hostname or "", url.port, timeout=timeout)
+    line = LineOverSocket(url.hostname or "localhost", timeout=timeout)
+    line.socket_path = url.path
+    return line
+
+
 def upload(photo: Path, server: str, *, patience: Callable[[], float], progress: Callable[[int, int], object]) -> None:
     """Send one photo. It leaves the outbox when the server has confirmed its checksum, and not before."""
     try:
@@ -45,8 +66,7 @@ def upload(photo: Path, server: str, *, patience: Callable[[], float], progress:
     except FileNotFoundError:
         return  # delivered meanwhile: after a suspension a worker and the main loop may be at the same photo
     digest = hashlib.sha256(content).hexdigest()
-    url = urlsplit(server)
-    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=patience())
+    connection = line_to(server, timeout=patience())
     with contextlib.closing(connection):
         connection.connect()
         # A small buffer: progress then tells what has left this machine, not what its kernel has yet to send.
