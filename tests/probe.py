@@ -128,7 +128,9 @@ class Probe:
 
     def wait_stopped(self) -> None:
         """Wait until the kernel says that it has stopped."""
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
+        found = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if found is None or found.si_code != os.CLD_STOPPED:
+            raise AssertionError(f"it has left instead; it printed {self.lines!r}, stderr:\n{self.stderr}")
         self.wait_until(lambda: process_state(self.pid) == "T")
 
     def wait_until(self, condition: Callable[[], object], *, patience: float = PATIENCE_S) -> None:

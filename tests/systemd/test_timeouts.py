@@ -21,7 +21,7 @@ STUBBORN = """
 
 
 def test_a_stop_within_at_and_far_beyond_its_timeout_ends_as_the_program_says(bed: Bed) -> None:
-    """TimeoutStopSec=3 and work of 1, 3 and 20 s, also under a watchdog: all clean; a hanging task costs no more than 75."""
+    """TimeoutStopSec=3 and work of 1, 3 and 20 s, also under a watchdog: all clean; a task that hangs costs a 75."""
     within = service(bed, "within", work_s=1, TimeoutStopSec=3)
     at = service(bed, "at", work_s=3, TimeoutStopSec=3)
     beyond = service(bed, "beyond", work_s=20, TimeoutStopSec=3)

@@ -1,7 +1,8 @@
 """The units in systemd/ and the page about them: verified, scored, and put to work as they are shipped.
 
 They run the kiosk of examples/ against its photo server. One thing is added where the interpreter lives below a home
-directory: ProtectHome=yes would hide it, and what it hides is handed in by a drop-in. Nothing is taken away.
+directory or in /tmp: ProtectHome= or PrivateTmp= would hide it, and what they hide is handed in by a drop-in. Nothing
+is taken away.
 """
 
 import contextlib
@@ -34,6 +35,7 @@ INSTANCE = "capbg@kiosk.service"
 HARDENED_NEEDS = ["kiosk-hardened.service", "kiosk-line.socket", "kiosk-line.service"]
 KIOSKS = ["kiosk.service", "kiosk-hardened.service", INSTANCE]
 HOMES = tuple(map(Path, ("/home", "/root", "/run/user")))
+TMPS = tuple(map(Path, ("/tmp", "/var/tmp")))  # what PrivateTmp= replaces, and DynamicUser= with it
 RATE = 1_000_000
 LEAVING_S = 10
 """What TimeoutStopSec= leaves beyond the last hard expiry: tests/systemd/test_timeouts.py shows what comes of less."""
@@ -72,13 +74,21 @@ class Machine:
         for unit in needed:
             name = "capbg@.service" if unit == INSTANCE else unit
             self.bed.unit(name, (UNITS / name).read_text())
-        hidden = [str(path) for path in self.bed.binds if any(path.is_relative_to(home) for home in HOMES)]
-        if hidden and "kiosk-hardened.service" in needed:
-            self.drop_in("kiosk-hardened.service", "interpreter", ProtectHome="tmpfs", BindReadOnlyPaths=hidden)
+            if unit in KIOSKS:
+                self._hand_in_what_is_hidden(unit)
         if INSTANCE in needed:
             # An active unit keeps what it is ordered after loaded; the bed cannot do that for a template's instance.
             self.bed.unit("pins.target", f"[Unit]\nAfter={INSTANCE}\n")
             self.bed.start("pins.target")
+
+    def _hand_in_what_is_hidden(self, unit: str) -> None:
+        """The interpreter or the checkout may lie where a unit does not look: below a home directory, or in /tmp."""
+        home = [str(path) for path in self.bed.binds if any(path.is_relative_to(each) for each in HOMES)]
+        tmp = [str(path) for path in self.bed.binds if any(path.is_relative_to(each) for each in TMPS)]
+        if home and unit == "kiosk-hardened.service":
+            self.drop_in(unit, "interpreter", ProtectHome="tmpfs", BindReadOnlyPaths=[*home, *tmp])
+        elif tmp:
+            self.drop_in(unit, "interpreter", BindReadOnlyPaths=tmp)
 
     def serve(self) -> None:
         """Start the photo server. At a shutdown it outlives the kiosk, as a server elsewhere does."""
