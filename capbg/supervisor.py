@@ -46,7 +46,7 @@ from capbg._core.grace import (
     WorkerExited,
     WorkerStarted,
 )
-from capbg._core.task import Run
+from capbg._core.task import Run, State
 from capbg._core.words import NS, AppState, GraceReport, Outcome, Phase, Reason, TaskResult
 from capbg._os import fds, signals, threads, workers
 from capbg._os.clock import SignalTimer, TimerFd, now_ns
@@ -352,7 +352,7 @@ class Supervisor:
                 failed = StartFailed(run.id, f"{type(error).__name__}: {error}", shortage=False)
             else:
                 return self._started(run, started)
-        self._step(failed)
+        self._step_start(run, failed)
         return not failed.shortage
 
     def _started(self, run: Run, started: workers.Worker) -> bool:
@@ -360,17 +360,32 @@ class Supervisor:
             self._poller.add(started.pipe_fd, functools.partial(self._on_packets, started))
             self._poller.add(started.pidfd, functools.partial(self._on_exit, started))
         except OSError as error:  # epoll's own limits: it has not begun, so it can be undone
-            self._poller.remove(started.pipe_fd)
-            started.kill()
-            started.close()
-            self._step(StartFailed(run.id, f"epoll: {error.strerror}", shortage=True))
+            self._undo_start(started)
+            self._step_start(run, StartFailed(run.id, f"epoll: {error.strerror}", shortage=True))
             return False
         now = now_ns()
         soft_ns, hard_ns = run.deadlines_if_started(now)
         self._workers[run.id] = started
-        started.send(wire.encode_go(wire.Go(soft_ns, hard_ns)))
-        self._step(WorkerStarted(run.id, started.pid), now=now)
+        if self._step_start(run, WorkerStarted(run.id, started.pid), now=now):
+            started.send(wire.encode_go(wire.Go(soft_ns, hard_ns)))
+        else:
+            del self._workers[run.id]
+            self._undo_start(started)
         return True
+
+    def _step_start(self, run: Run, event: Event, *, now: int | None = None) -> bool:
+        """Step, unless another thread has settled the run (cancel, finish) while its worker was being started."""
+        with self._lock:
+            if run.state is not State.QUEUED:
+                return False
+            self._todo.extend(self.core.step(event, now_ns() if now is None else now))
+        self._perform()
+        return True
+
+    def _undo_start(self, started: workers.Worker) -> None:
+        self._poller.remove(started.pipe_fd)
+        self._poller.remove(started.pidfd)
+        started.discard()
 
     def _prepare_fork(self) -> None:
         if self._method != "fork":

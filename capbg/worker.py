@@ -15,12 +15,14 @@ be met by a roll-back. Before the callback has begun and after it has ended ther
 This file must not know of other tasks, phases or systemd.
 """
 
+import fcntl
 import logging
 import math
 import os
 import signal
 import socket
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -34,6 +36,10 @@ from capbg._core.words import NS, Progress
 from capbg.errors import InvalidArgumentError, TaskExpired, UnknownTaskError, WrongTypeError
 
 log = logging.getLogger("capbg")
+
+_PROGRESS_UNREAD_MOST = 65_536
+"""Bytes of unread words beyond which progress is not sent. A socket's buffer takes three times that (wmem_default), so
+a finish always fits in: it counts even if the app is stopped and the worker is dead by the time it is read."""
 
 _APP_GONE = 70
 """Exit code of a worker whose app was gone before it could begin (EX_SOFTWARE)."""
@@ -63,6 +69,7 @@ class Task:
         self._order = order
         self._pipe = pipe
         self._expiry = expiry
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._finished = False
 
@@ -93,7 +100,14 @@ class Task:
         """Say that the task is done; returns when the app has acknowledged it, and then nothing can change that.
 
         Afterwards the worker has ``kill_after`` seconds to leave. A second call does nothing but warn in the log.
+        Raises UnknownTaskError in a process that the worker has forked: only the task itself knows that it is done.
         """
+        if os.getpid() != self._pid:
+            raise UnknownTaskError(
+                f"task {self.id!r} cannot be finished from process {os.getpid()}: finish it in its own worker, "
+                f"process {self._pid}",
+                task_id=self.id,
+            )
         with self._expiry.held_back(), self._lock:
             if self._finished:
                 log.warning("task %r has finished already: this finish() changes nothing", self.id)
@@ -117,7 +131,12 @@ class Task:
             raise WrongTypeError(f"progress(message) must be text, not {type(message).__name__}")
         packet = wire.encode(wire.ProgressMade(Progress(float(done), None if total is None else float(total), message)))
         with self._expiry.held_back(), self._lock:
-            self._say(packet)
+            if self._unread_bytes() < _PROGRESS_UNREAD_MOST:
+                self._say(packet)
+
+    def _unread_bytes(self) -> int:
+        """What of our words the app has yet to read, as the kernel counts it (SIOCOUTQ)."""
+        return int.from_bytes(fcntl.ioctl(self._pipe.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
     def _note(self, text: str) -> None:
         self._say(wire.encode(wire.Note(text)))
@@ -134,7 +153,11 @@ class Task:
 def _number(value: object, parameter: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise WrongTypeError(f"progress({parameter}) must be a number, not {type(value).__name__} ({value!r})")
-    if not math.isfinite(value):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # an int beyond every float
+        finite = False
+    if not finite:
         raise InvalidArgumentError(f"progress({parameter}) must be finite, not {value!r}")
 
 
@@ -143,7 +166,7 @@ _current: Task | None = None
 
 def current_task() -> Task | None:
     """The task this process runs; None in every process that is not a worker."""
-    return _current
+    return _current if _current is not None and _current._pid == os.getpid() else None
 
 
 def finish_current(task_id: object) -> None:
@@ -169,6 +192,7 @@ class _Expiry:
         self._order = order
         self._held = 0
         self._pending = False
+        self._told = False
         self._striking = False
         self._cancel: Callable[[], object] | None = None
         self.timers: tuple[Any, Any] | None = None
@@ -180,7 +204,10 @@ class _Expiry:
         self.begun = True
         now = time.monotonic_ns()
         self.hard_ns = min(self.hard_ns, now + self._order.kill_after_ns)
-        self._set_hard()
+        if signum != signal.SIGXCPU:
+            # There the hard RLIMIT_CPU is the kernel's part. The app counts from when it hears of it, a moment later:
+            # it would take an earlier SIGKILL for somebody else's.
+            self._set_hard()
         if self.task is not None and (signum == signal.SIGXCPU or now >= self.soft_ns):
             cause = wire.Cause.CPU if signum == signal.SIGXCPU else wire.Cause.DEADLINE
             self.task._say(wire.encode(wire.ExpiryBegun(cause)))
@@ -196,7 +223,8 @@ class _Expiry:
     def _strike(self) -> None:
         if not self._striking or self.task is None or self.task._finished:
             return
-        if self._order.on_expire is not None:
+        if self._order.on_expire is not None and not self._told:
+            self._told = True  # a coroutine is struck once more, for the threads it has left behind
             try:
                 self._order.on_expire(self.task)
             except Exception as error:  # noqa: BLE001 - the user's code; the task must expire all the same
@@ -272,7 +300,7 @@ def main(order: Order, pipe: Any, parent: int, lifeline: Any) -> NoReturn:
 
 
 def _live(order: Order, pipe_fd: int, parent: int, lifeline: int | None) -> int:
-    from capbg._os import fds, limits, signals
+    from capbg._os import fds, limits, notify, signals
     from capbg._os.clock import SignalTimer
     from capbg._os.title import Title
 
@@ -286,7 +314,7 @@ def _live(order: Order, pipe_fd: int, parent: int, lifeline: int | None) -> int:
     fds.close_owned(keep=pipe_fd)
     fds.stdin_from_null()
     fds.discard_inherited_output((sys.stdout, sys.stderr))
-    for variable in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+    for variable in notify.VARIABLES:
         os.environ.pop(variable, None)
 
     pipe = socket.socket(fileno=pipe_fd)
@@ -398,6 +426,8 @@ def _join_threads() -> None:
 
 
 def _tell_last(task: Task, packet: bytes) -> None:
+    if os.getpid() != task._pid:
+        return  # a fork of the worker that came out of the callback: it does not speak for the task
     try:
         task._pipe.send(packet, socket.MSG_NOSIGNAL)  # blocks while the app is busy; the kernel's timer bounds it
     except OSError:

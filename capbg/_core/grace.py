@@ -384,8 +384,7 @@ class Grace:
         """The run whose worker should be started now, if any."""
         if self.announcement is not None or now < self._retry_ns:
             return None
-        alive = sum(run.alive for run in self._runs.values())
-        if self._max_workers is not None and alive >= self._max_workers:
+        if self._max_workers is not None and sum(run.alive for run in self._runs.values()) >= self._max_workers:
             return None
         return next((run for run in self._runs.values() if run.state is State.QUEUED), None)
 
@@ -729,7 +728,8 @@ def _cause_of_death(run: Run, now: int) -> tuple[Input, str]:
     spent_ns, guess = end.cpu_ns, ""
     if spent_ns is None and run.started_ns is not None and not overdue:
         spent_ns, guess = now - run.started_ns, " as far as can be told: a fork server tells no CPU time"
-    if killed and run.cpu_hard_ns is not None and spent_ns is not None and spent_ns >= run.cpu_hard_ns - NS // 2:
+    # The kernel limits what it counts by ticks, and tells what it has measured: they differ where others hold the CPU.
+    if killed and run.cpu_hard_ns is not None and spent_ns is not None and spent_ns >= run.cpu_hard_ns * 3 // 4:
         return Input.EXIT_BY_LIMIT, f"the kernel killed it at its CPU limit{guess}"
     if end.signal == 9 and overdue:
         return Input.EXIT_BY_LIMIT, "the kernel killed it at its hard deadline"

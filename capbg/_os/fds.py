@@ -75,7 +75,8 @@ class Poller:
 
     def wait(self, *, block: bool) -> list[Callable[[], None]]:
         """Return what to call. Blocks until there is something if ``block``; there is no timeout: use a timer."""
-        found = self._epoll.poll(-1 if block else 0, 256)
+        # All of them: the clock is looked at behind it, and whoever was not heard would be too late.
+        found = self._epoll.poll(-1 if block else 0, max(1, len(self._calls)))
         return [self._calls[fd] for fd, _ in found if fd in self._calls]
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ A new worker waits for the app's first packet before it does anything of the use
 the fork and the pidfd (a table of descriptors that is full), the worker is ended and nothing has happened twice.
 """
 
+import _thread
 import errno
 import fcntl
 import io
@@ -40,6 +41,12 @@ _SERVER_PATIENCE_MS = 2_000
 """How long the fork server may take to answer before the start counts as failed for now."""
 _STATUS_PATIENCE_MS = 200
 """How long the fork server may take to pass on the exit status of a worker that is gone."""
+
+_SERVER_PLACES = 5
+"""How many descriptors multiprocess opens at a time to ask the fork server for a process."""
+
+_DISCARD_PATIENCE_S = 2.0
+"""How long a worker that has not begun may take to die of SIGKILL."""
 
 _WAIT = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
@@ -248,13 +255,9 @@ class _ForkServerPopen(_OrderedPopen):
 
     def _launch(self, process_obj: "WorkerProcess") -> None:
         order, small = self._write_order(process_obj)
-        write_end = -1
-        self._keep_a_place()
         try:
-            assert _server is not None, "the fork server is started when the app is entered"
-            self._status, write_end = _server.connect_to_new_process(self._fds)
-            fds.own(self._status)
-            os.write(write_end, small)
+            self._keep_a_place()
+            self._status = fds.own(_ask_server(self._fds, small))
             if not _readable(self._status, _SERVER_PATIENCE_MS):
                 raise BlockingIOError(errno.EAGAIN, "the fork server does not answer")
             try:
@@ -268,9 +271,7 @@ class _ForkServerPopen(_OrderedPopen):
             raise
         finally:
             self._free_the_place()
-            for fd in (order, write_end):
-                if fd >= 0:
-                    os.close(fd)
+            os.close(order)
 
     def reap(self) -> Exit | None:
         if not _readable(self.sentinel, 0):
@@ -420,6 +421,12 @@ class Worker:
             self._process.join(0)
         return found
 
+    def discard(self) -> None:
+        """End a worker that was never told to go: it has done nothing yet, so it dies at once."""
+        self.kill()
+        self._popen.wait(_DISCARD_PATIENCE_S)
+        self.close()
+
     def close(self) -> None:
         """Close its descriptors."""
         fds.OWNED.discard(self._pipe.fileno())
@@ -485,6 +492,43 @@ def prepare(method: str) -> None:
         signals.restore_mask(mask)
 
 
+def _ask_server(shared: list[int], small: bytes) -> int:
+    """Ask the fork server, or a new one if it has died, for a process; return the descriptor at which it answers."""
+    assert _server is not None, "the fork server is started when the app is entered"
+    resource_tracker.ensure_running()  # see prepare() for the order
+    mask = signals.block()
+    try:
+        _need_places(_SERVER_PLACES)
+        status, write_end = _server.connect_to_new_process(shared)
+        try:
+            os.write(write_end, small)
+        except OSError:
+            os.close(status)
+            raise
+        finally:
+            os.close(write_end)
+    except ChildProcessError as error:  # it is gone, and another wait of this program has taken its status
+        os.close(_server._forkserver_alive_fd)
+        _server._forkserver_address = _server._forkserver_alive_fd = _server._forkserver_pid = None
+        raise BlockingIOError(errno.EAGAIN, "the fork server has gone away") from error
+    except (ConnectionError, FileNotFoundError) as error:  # it is dying: the next time it is known to be dead
+        raise BlockingIOError(errno.EAGAIN, "the fork server has gone away") from error
+    finally:
+        signals.restore_mask(mask)
+    return int(status)
+
+
+def _need_places(count: int) -> None:
+    """Raise OSError unless that many descriptors can be opened now: multiprocess loses some where it fails halfway."""
+    opened: list[int] = []
+    try:
+        while len(opened) < count:
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
 def put_away() -> None:
     """End the fork server. By SIGKILL: it has nothing to tidy up, and a grandchild may hold the pipe it waits for."""
     global _server, _lifeline
@@ -513,10 +557,32 @@ def forget_in_child() -> None:
     _server = _lifeline = None
 
 
+_BELONG_HERE = (io.FileIO, io.BufferedIOBase, io.TextIOWrapper, socket.socket, _thread.LockType, _thread.RLock)
+"""What dill would copy, or open once more, although a worker's copy is not the thing: a lock that locks nobody out."""
+
+
+class _TrialPickler(reduction.ForkingPickler):
+    def persistent_id(self, found: object) -> None:
+        if isinstance(found, _BELONG_HERE) and not isinstance(found, io.BytesIO):
+            raise TypeError(f"cannot send {type(found).__module__}.{type(found).__qualname__} object")
+
+
+class _TrialPopen:
+    """Stands in for a start: without one, multiprocess shares a descriptor by a thread that it starts for that."""
+
+    DupFd = _SpawnPopen.DupFd
+
+    def duplicate_for_child(self, fd: int) -> int:
+        return fd
+
+
 def pickling_problem(*objects: object) -> str | None:
     """Why these cannot go to a worker under spawn or forkserver; None if they can."""
+    set_spawning_popen(_TrialPopen())
     try:
-        reduction.ForkingPickler.dumps(objects)
+        _TrialPickler.dumps(objects)
     except Exception as error:  # noqa: BLE001 - whatever a pickler or an object's own __reduce__ raises
         return f"{type(error).__name__}: {error}"
+    finally:
+        set_spawning_popen(None)
     return None
