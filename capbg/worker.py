@@ -136,7 +136,10 @@ class Task:
 
     def _unread_bytes(self) -> int:
         """What of our words the app has yet to read, as the kernel counts it (SIOCOUTQ)."""
-        return int.from_bytes(fcntl.ioctl(self._pipe.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        try:
+            return int.from_bytes(fcntl.ioctl(self._pipe.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        except OSError:
+            return 0  # the task has closed every descriptor it found; what is said next is lost, and no more than that
 
     def _note(self, text: str) -> None:
         self._say(wire.encode(wire.Note(text)))

@@ -37,7 +37,7 @@ def deaf():
     say("IN")
     time.sleep(600)
 
-def register(word):
+def register(app, word):
     def by_id():
         say("WORD", word)
         app.finish(task_id)
@@ -59,7 +59,7 @@ def register(word):
     app.before_exit(expires, on_expire=lambda task: say("ON_EXPIRE", word))
 
 if __name__ == "__main__":
-    register("closed over")
+    register(app, "closed over")
     app.background_task(name="lambda")(lambda: None)
     app.before_exit(lambda: None, name="unfinished")
     app.background_task()(fails)
