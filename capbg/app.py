@@ -795,6 +795,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     _forget_in_child()
     _unblock_after_fork()
+    _masks.clear()
 
 
 def _unblock_after_fork() -> None:

@@ -112,6 +112,8 @@ class Signals:
         """
         self._noted.append(signum)
         if self._draining:
+            # Were this one to go first, a SIGCONT would be heard before the SIGTSTP whose byte is in the other's hands,
+            # and the program be suspended for good.
             return False
         self._drain()
         self._stay_readable()
@@ -135,10 +137,6 @@ class Signals:
             self.wake()
 
     def _drain(self) -> None:
-        # A handler may run in the middle of this and drain, too. Were it to go first, a SIGCONT would be heard before
-        # the SIGTSTP whose byte is in our hands, and the program be suspended for good: so it leaves that to us.
-        if self._draining:
-            return
         self._draining = True
         try:
             while True:

@@ -173,7 +173,7 @@ def test_a_signal_at_any_step_of_any_call_is_heard_when_the_call_is_over(launch:
             """
         )
     )
-    assert int(program.expect("STEPS")) > 100
+    assert int(program.expect("STEPS", patience=150)) > 100
     assert [] == [line for line in program.lines if line.startswith("WRONG")], program.stderr
     assert 0 == program.wait()
 
@@ -205,12 +205,11 @@ def test_a_stop_in_code_whose_exceptions_python_drops_is_a_stop_all_the_same(lau
 
 
 def test_calls_from_every_thread_under_a_storm_of_signals_leave_the_app_in_order(launch: Launcher) -> None:
-    """Thousands of registrations, lists and critical blocks, hit by SIGCONT all the time, and then a stop: status 0."""
+    """Hundreds of registrations, lists and critical blocks, hit by SIGCONT all the while, and then a stop."""
     program = launch(
         lives(
             """
             app = capbg.App("storm", grace=60)
-            rounds = [0]
 
             @app.background_task()
             def save(task):
@@ -218,29 +217,27 @@ def test_calls_from_every_thread_under_a_storm_of_signals_leave_the_app_in_order
 
             def call(times):
                 for _ in range(times):
-                    task_id = app.before_exit(idle)
+                    task_id = app.before_exit(lambda: None)
                     app.tasks()
                     with app.critical():
                         app.cancel(task_id)
-                    rounds[0] += 1
 
             me = os.getpid()
 
             def storm(told):
-                while True:
+                for _ in range(200):
                     os.kill(me, signal.SIGCONT)
-                    time.sleep(0.0005)
+                    time.sleep(0.001)
 
             with app:
                 life = Life(storm)
-                threads = [threading.Thread(target=call, args=(1500,)) for _ in range(2)]
+                threads = [threading.Thread(target=call, args=(200,)) for _ in range(2)]
                 for thread in threads:
                     thread.start()
-                call(3000)
+                call(400)
                 for thread in threads:
                     thread.join()
-                os.kill(life.pid, signal.SIGKILL)
-                life.end()
+                assert life.end() == 0
                 say("LEFT OVER", *(row.name for row in app.tasks()))
                 say("READY")
                 while True:

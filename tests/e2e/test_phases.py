@@ -156,7 +156,7 @@ def test_a_duplicate_stop_is_ignored_and_a_later_one_expires_every_task(launch: 
     program = launch(
         lives(
             """
-        app = capbg.App("twice", grace=100)
+        app = capbg.App("twice", grace=100, kill_after=30)
 
         @app.background_task(on_expire=lambda task: say("EXPIRES", task.expiring))
         def slow(task):
@@ -285,7 +285,7 @@ def test_sigcont_in_a_suspending_grace_period_brings_a_plain_program_back_and_it
     program = launch(
         lives(
             """
-        app = capbg.App("back", grace=60)
+        app = capbg.App("back", grace=60, kill_after=30)
 
         @app.background_task()
         def slow(task):
@@ -527,7 +527,7 @@ def test_a_stop_at_any_step_of_entering_and_leaving_is_heard_by_the_app_or_by_th
             """
         )
     )
-    number, *seen = program.expect("SEEN").split()
+    number, *seen = program.expect("SEEN", patience=150).split()
     assert [] == [line for line in program.lines if line.startswith("WRONG")], program.stderr
     assert ["i", "io", "iwl", "wl"] == seen
     assert int(number) > 50
@@ -561,7 +561,7 @@ def test_a_sigcont_at_any_step_of_a_suspension_prevents_the_stop_or_ends_it(laun
             """
         )
     )
-    number, *ends = program.expect("ENDS").split()
+    number, *ends = program.expect("ENDS", patience=150).split()
     # The one that was stopped is the first that had no step left at which to be told.
     assert ["p", "stopped", "prA", "0"] == ends, program.stderr
     assert int(number) > 100
@@ -598,7 +598,7 @@ def test_a_stop_at_any_step_of_handling_another_signal_is_heard(launch: Launcher
             """
         )
     )
-    assert int(program.expect("STEPS")) > 50
+    assert int(program.expect("STEPS", patience=150)) > 50
     assert [] == [line for line in program.lines if line.startswith("WRONG")], program.stderr
     assert 0 == program.wait()
 

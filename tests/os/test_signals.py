@@ -1,6 +1,5 @@
 """``_os/signals.py``: the order of signals, whoever owns the wake-up descriptor; stopping oneself; and putting back."""
 
-
 import pytest
 
 from tests.e2e.lives import lives
