@@ -27,13 +27,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from capbg._core import budget
 from capbg._core.budget import NO_LIMITS, Limits
-from capbg._core.grace import (
-    CancelRequested,
-    FinishRequested,
-    Grace,
-    Registration,
-    make_grace,
-)
+from capbg._core.events import CancelRequested, FinishRequested, Registration
+from capbg._core.grace import Grace, make_grace
 from capbg._core.words import NS, AppState, GraceReport, Phase, TaskInfo, TaskResult
 from capbg.errors import (
     InvalidArgumentError,
@@ -50,6 +45,8 @@ from capbg.worker import Order, Task, current_task, finish_current, log
 
 if TYPE_CHECKING:
     from capbg.supervisor import Supervisor
+
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 
 START_METHODS = ("fork", "forkserver", "spawn")
 
@@ -85,7 +82,8 @@ class ListenerHandle:
 class _Listeners:
     """The app's listeners, by event. One that raises is reported and does not stop the others."""
 
-    def __init__(self) -> None:
+    def __init__(self, ended: Callable[[GraceReport], None]) -> None:
+        self._ended = ended
         self._by_event: dict[str, list[ListenerHandle]] = {event: [] for event in EVENTS}
         self._was_active = True
         self.report: Callable[[str], None] = log.error
@@ -121,6 +119,7 @@ class _Listeners:
         return self._tell("taskSettled", result)
 
     def grace_ended(self, report: GraceReport) -> list[str]:
+        self._ended(report)
         return self._tell("graceEnded", report)
 
     def _tell(self, event: str, *arguments: object) -> list[str]:
@@ -194,7 +193,7 @@ class App:
             raise WrongTypeError(f"App(proctitle) must be True or False, not {proctitle!r}")
         self._proctitle = proctitle
         self._ids = itertools.count(1)
-        self._listeners = _Listeners()
+        self._listeners = _Listeners(self._forget_orders)
         self._orders: dict[str, Order] = {}
         self._waiting: dict[str, Registration] = {}
         """What was registered before the app was entered."""
@@ -207,6 +206,8 @@ class App:
         """Whether a handler only took note."""
         self._driven = False
         self._left = False
+        self._leaving: SystemExit | None = None
+        """What the program was last told to leave by."""
         """Whether SystemExit has been raised: from then on ``finally`` blocks run, and no signal may cut them short."""
         self._unraisable: tuple[Callable[..., object], Callable[..., object]] | None = None
         """``sys.unraisablehook`` as it was before SystemExit was raised, and as it is since."""
@@ -245,6 +246,8 @@ class App:
 
     def background_task(
         self,
+        without_parentheses: object = None,
+        /,
         *,
         name: str | None = None,
         deadline: float | None = None,
@@ -256,6 +259,9 @@ class App:
         Returning normally counts as finish. The decorated function stays as it is; ``tasks()`` tells its id.
         Always with parentheses: ``@app.background_task()``.
         """
+
+        if without_parentheses is not None:
+            raise WrongTypeError("background_task takes its options by name: write @app.background_task(), with ()")
 
         def register(function: _Callback) -> _Callback:
             registration = self._make(
@@ -393,6 +399,8 @@ class App:
                 self._supervisor.submit(CancelRequested(task_id))
             else:
                 self._waiting.pop(task_id, None)
+            if not any(row.id == task_id for row in self.tasks()):
+                self._orders.pop(task_id, None)
 
     def _known_id(self, task_id: object) -> None:
         if not isinstance(task_id, str) or not any(row.id == task_id for row in self.tasks()):
@@ -422,6 +430,13 @@ class App:
     def last_report(self) -> GraceReport | None:
         """What came of the last grace period; None before the first has ended."""
         return None if self._core is None else self._core.last_report
+
+    def _forget_orders(self, report: GraceReport) -> None:
+        """What ran once does not run again."""
+        for result in report.results:
+            order = self._orders.get(result.id)
+            if order is not None and not order.returning_finishes:
+                del self._orders[result.id]
 
     # ------------------------------------------------------------------------------------------------ listeners
 
@@ -458,7 +473,11 @@ class App:
         supervisor.write_records()
 
     def fileno(self) -> int:
-        """One descriptor that is readable whenever :meth:`pump` is to be called. The loop that watches it drives."""
+        """One descriptor that is readable whenever :meth:`pump` is to be called. The loop that watches it drives.
+
+        Inside ``with app:``, under asyncio: ``loop.add_reader(app.fileno(), app.pump)``. The SystemExit at the end
+        comes out of ``asyncio.run`` and its like; ``finally`` blocks run.
+        """
         self._main_thread_only("fileno")
         supervisor = self._need_entered("fileno")
         self._drive_from_outside(supervisor)
@@ -482,10 +501,11 @@ class App:
         self._leave_if_due(supervisor)
 
     def _leave_if_due(self, supervisor: "Supervisor") -> None:
-        if supervisor.leaving is None or self._left:
+        if supervisor.leaving is None or (self._left and self._on_the_way_out()):
             return
+        self._restore_unraisablehook()
         self._left = True
-        leaving = SystemExit(supervisor.leaving)
+        leaving = self._leaving = SystemExit(supervisor.leaving)
         before = sys.unraisablehook
 
         def dropped(lost: "sys.UnraisableHookArgs") -> None:
@@ -500,6 +520,16 @@ class App:
         self._unraisable = before, dropped
         sys.unraisablehook = dropped
         raise leaving
+
+    def _on_the_way_out(self) -> bool:
+        """Whether our SystemExit is unwinding the program: it is being handled here, or what is came of it.
+
+        Else somebody has swallowed it (a bare ``except``, a C library that calls back), and it has to be raised again.
+        """
+        error = sys.exc_info()[1]
+        while error is not None and error is not self._leaving:
+            error = error.__context__
+        return error is not None
 
     def _restore_unraisablehook(self) -> None:
         if self._unraisable is not None and sys.unraisablehook is self._unraisable[1]:
@@ -523,7 +553,7 @@ class App:
             raise WrongPhaseError(f"{which} is entered already: signals belong to one app at a time, leave it first")
         if self._core is not None and self._core.phase is Phase.TERMINATED:
             raise WrongPhaseError(f"the app {self.name!r} has terminated and cannot be entered again")
-        from capbg._os import limits, notify, signals, workers  # noqa: F401 - limits: workers find it loaded
+        from capbg._os import fds, limits, notify, signals, workers  # noqa: F401 - limits: workers find it loaded
         from capbg._os.title import Title
         from capbg.supervisor import Supervisor
 
@@ -538,6 +568,7 @@ class App:
             )
             for registration in self._waiting.values():
                 core.step(registration, 0)
+            fds.fill_standard()
             workers.prepare(self.start_method)
             title = Title(self.name, enabled=self._proctitle)
             title.take()
@@ -601,7 +632,9 @@ class App:
         never = supervisor.core.registered_once
         if supervisor.leaving is None and never:
             log.warning("app %r was left with %d task(s) registered that never ran", self.name, never)
-        if supervisor.leaving is not None and error is None:
+        if supervisor.leaving is None or (error is not None and error is self._leaving):
+            return
+        if error is None or (isinstance(error, SystemExit) and not error.code):
             raise SystemExit(supervisor.leaving)
 
     def _undo(self) -> None:
@@ -631,7 +664,11 @@ class App:
         if supervisor is None or os.getpid() != self._pid:
             return  # a child between its fork and our hook: blocked signals come behind it
         first = supervisor.signals.handled(signum)
-        if self._driven or self._left:
+        if self._driven:
+            return
+        if self._left:
+            if signum in _STOPS and not supervisor.in_turn and not _at_the_door(frame):
+                self._leave_if_due(supervisor)
             return
         if _is_inside(frame, _before_fork, _after_fork_in_parent):
             supervisor.turn_soon()  # Python drops what is raised in there, a SystemExit as well

@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 
 from capbg import worker
 from capbg._core import wire
-from capbg._core.grace import (
+from capbg._core.events import (
     AbandonWorker,
     AcknowledgeFinish,
     Action,
@@ -29,11 +29,11 @@ from capbg._core.grace import (
     Event,
     ExpireWorker,
     GarbageArrived,
-    Grace,
     KillWorker,
     Leave,
     Notify,
     PacketArrived,
+    Registration,
     Retitle,
     StartFailed,
     StopProcess,
@@ -46,12 +46,14 @@ from capbg._core.grace import (
     WorkerExited,
     WorkerStarted,
 )
+from capbg._core.grace import Grace
 from capbg._core.task import Run, State
 from capbg._core.words import NS, AppState, GraceReport, Outcome, Phase, Reason, TaskResult
 from capbg._os import fds, signals, threads, workers
 from capbg._os.clock import SignalTimer, TimerFd, now_ns
 from capbg._os.notify import Notifier
 from capbg._os.title import Title
+from capbg.errors import WrongPhaseError
 
 log = logging.getLogger("capbg")
 
@@ -158,6 +160,11 @@ class Supervisor:
     def submit(self, event: Event) -> None:
         """Hand an event to the core; what comes of it is performed in the main thread's next turn."""
         with self._lock:
+            if isinstance(event, Registration) and self.core.is_too_late(now_ns()):
+                # Not a refusal: a listener of taskSettled that registers again what failed would never come to an end.
+                raise WrongPhaseError(
+                    f"task {event.name!r} cannot be registered: the grace period is over, no worker starts any more"
+                )
             actions = self.core.step(event, now_ns())
             self._todo.extend(actions)
             wanted = bool(actions) or self.core.next_start(now_ns()) is not None
@@ -243,10 +250,12 @@ class Supervisor:
     def _next_instant(self) -> int | None:
         with self._lock:
             due = self.core.next_deadline()
-        if not self._unsent:
-            return due
-        again = now_ns() + _RESEND_NS
-        return again if due is None else min(due, again)
+        instants = [] if due is None else [due]
+        if self._unsent:
+            instants.append(now_ns() + _RESEND_NS)
+        if self.core.announcement is not None and self.core.phase is Phase.BACKGROUND and self._holding():
+            instants.append(self.core.hold_ends_ns)
+        return min(instants, default=None)
 
     def leave_to_program(self) -> None:
         """The main thread goes back to the program, which does not drive us: have signals call for turns.
@@ -321,12 +330,17 @@ class Supervisor:
         each.close()
 
     def _announce(self) -> None:
-        while (state := self.core.announcement) is not None and not self._held:
+        while (state := self.core.announcement) is not None and not self._holding():
             if state.is_active:
                 self._thaw()
             errors = self._listeners.state_changed(state)
             # A listener may have been the one during which SIGCONT came: then there is another state to tell.
             self._step(Announced(tuple(errors)))
+
+    def _holding(self) -> bool:
+        """Whether a critical block keeps backgrounding back. One that never ends does so until the grace period's end:
+        then the listeners are told all the same, and what they register is refused."""
+        return self._held > 0 and (self.core.phase is not Phase.BACKGROUND or now_ns() < self.core.hold_ends_ns)
 
     def _start_workers(self, most: int) -> None:
         for _ in range(most):
@@ -388,6 +402,7 @@ class Supervisor:
         started.discard()
 
     def _prepare_fork(self) -> None:
+        fds.fill_standard()  # the program may have closed one since
         if self._method != "fork":
             return
         if not self._threads_told:

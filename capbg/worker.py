@@ -415,16 +415,26 @@ def _run_coroutine(coroutine: Any, expiry: _Expiry) -> None:
                 if not cancelled:
                     raise
 
-    with asyncio.Runner() as runner:
+    runner = asyncio.Runner()
+    try:
         runner.run(run())
+    finally:
+        if expiry.begun:
+            runner.close()
+        else:
+            with expiry.striking():  # what the coroutine has left behind may take as long as it did
+                runner.close()
     with expiry.striking():
         _join_threads()
 
 
 def _join_threads() -> None:
     """Wait for the threads the callback left running: until they end, so does the task."""
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
+    pools = sys.modules.get("concurrent.futures.thread")
+    if pools is not None:
+        pools._python_exit()  # as the interpreter does on its way out: idle threads of a pool wait for work for ever
+    while running := [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]:
+        for thread in running:  # each may start more
             thread.join()
 
 
@@ -452,11 +462,11 @@ def _raised_in_full(error: BaseException) -> bytes:
 
     try:
         message = str(error)
-    except Exception:  # noqa: BLE001 - an exception whose __str__ raises
+    except BaseException:  # noqa: BLE001 - an exception whose __str__ raises, whatever
         message = "(its message could not be made)"
     try:
         text = "".join(traceback.format_exception(error))
-    except Exception:  # noqa: BLE001
+    except BaseException:  # noqa: BLE001
         text = ""
     return wire.encode(wire.Raised(type(error).__qualname__, message, text))
 

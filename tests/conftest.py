@@ -31,6 +31,10 @@ def notify_socket(tmp_path: Path) -> Iterator[NotifySocket]:
         made.close()
 
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts background jobs so; the programs under test would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGCONT, signal.SIGCHLD, signal.SIGRTMAX - 2)
 
 

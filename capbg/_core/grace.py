@@ -24,15 +24,42 @@ This file must not know of descriptors, pids' meaning, or systemd's field names.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 
 from capbg._core import wire
 from capbg._core.budget import nanoseconds
+from capbg._core.events import (
+    AbandonWorker,
+    AcknowledgeFinish,
+    Action,
+    Announced,
+    CancelRequested,
+    Continued,
+    Event,
+    ExpireWorker,
+    FinishRequested,
+    GarbageArrived,
+    KillWorker,
+    Leave,
+    Notify,
+    PacketArrived,
+    Registration,
+    Retitle,
+    StartFailed,
+    StopProcess,
+    StopRequested,
+    SuspendRequested,
+    TellEnded,
+    TellSettled,
+    Tick,
+    Warn,
+    WorkerExited,
+    WorkerStarted,
+)
 from capbg._core.notices import BEAT_NS, Notices
 from capbg._core.task import Action as RunAction
 from capbg._core.task import Exit, IllegalInputError, Input, Run, State
-from capbg._core.words import NS, AppState, GraceReport, Outcome, Phase, Reason, TaskInfo, TaskResult, TaskState
+from capbg._core.words import NS, AppState, GraceReport, Outcome, Phase, Reason, TaskInfo, TaskState
 from capbg.errors import UnknownTaskError, WrongPhaseError
 
 EX_OK, EX_TEMPFAIL = 0, 75
@@ -43,215 +70,6 @@ DUPLICATE_NS = NS
 
 RETRY_NS = NS // 10
 """How long to wait before starting a worker is tried again, when the machine is short and nothing is running."""
-
-
-# ---------------------------------------------------------------------------------------------------------- events
-
-
-@dataclass(frozen=True, slots=True)
-class StopRequested:
-    """SIGTERM or SIGINT came."""
-
-    reason: Reason
-
-
-@dataclass(frozen=True, slots=True)
-class SuspendRequested:
-    """SIGTSTP came."""
-
-
-@dataclass(frozen=True, slots=True)
-class Continued:
-    """SIGCONT came."""
-
-
-@dataclass(frozen=True, slots=True)
-class Announced:
-    """The listeners have returned; ``errors`` holds one line for each that raised."""
-
-    errors: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """A task was registered. ``once``: it runs at one backgrounding only."""
-
-    id: str
-    name: str
-    limit_ns: int | None = None
-    once: bool = True
-    cpu_hard_ns: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CancelRequested:
-    """The program cancels a task."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class FinishRequested:
-    """The app itself says that a task is done."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerStarted:
-    """A worker runs."""
-
-    id: str
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class StartFailed:
-    """No worker could be started; ``shortage``: the machine is short of something, so that later it may work."""
-
-    id: str
-    why: str
-    shortage: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PacketArrived:
-    """A worker spoke."""
-
-    id: str
-    packet: wire.Packet
-
-
-@dataclass(frozen=True, slots=True)
-class GarbageArrived:
-    """A worker sent what does not parse."""
-
-    id: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerExited:
-    """A worker is gone."""
-
-    id: str
-    exit: Exit
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """The turn is over: look at the clock."""
-
-
-Event = (
-    StopRequested
-    | SuspendRequested
-    | Continued
-    | Announced
-    | Registration
-    | CancelRequested
-    | FinishRequested
-    | WorkerStarted
-    | StartFailed
-    | PacketArrived
-    | GarbageArrived
-    | WorkerExited
-    | Tick
-)
-
-# --------------------------------------------------------------------------------------------------------- actions
-
-
-@dataclass(frozen=True, slots=True)
-class Notify:
-    """Send a datagram to systemd."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Retitle:
-    """Show this behind the app's name in the process title."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class AcknowledgeFinish:
-    """Tell the worker that its finish counts."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class ExpireWorker:
-    """Tell the worker to come to an end."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class KillWorker:
-    """SIGKILL to the worker's process group."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class AbandonWorker:
-    """Stop waiting for the worker: not even SIGKILL ended it."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class TellSettled:
-    """Tell the listeners of ``taskSettled``."""
-
-    result: TaskResult
-
-
-@dataclass(frozen=True, slots=True)
-class TellEnded:
-    """Tell the listeners of ``graceEnded``."""
-
-    report: GraceReport
-
-
-@dataclass(frozen=True, slots=True)
-class Warn:
-    """Write a warning to the log."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class StopProcess:
-    """Stop this process (SIGSTOP)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """Leave the program with this exit status."""
-
-    status: int
-
-
-Action = (
-    Notify
-    | Retitle
-    | AcknowledgeFinish
-    | ExpireWorker
-    | KillWorker
-    | AbandonWorker
-    | TellSettled
-    | TellEnded
-    | Warn
-    | StopProcess
-    | Leave
-)
-
-# ---------------------------------------------------------------------------------------------------------- phases
 
 
 class Signal(Enum):
@@ -386,7 +204,18 @@ class Grace:
             return None
         if self._max_workers is not None and sum(run.alive for run in self._runs.values()) >= self._max_workers:
             return None
-        return next((run for run in self._runs.values() if run.state is State.QUEUED), None)
+        queued = (run for run in self._runs.values() if run.state is State.QUEUED and now < run.last_start_ns)
+        return next(queued, None)
+
+    def is_too_late(self, now: int) -> bool:
+        """Whether a task registered now could only be refused: the budget is spent, or a second signal said hurry."""
+        spent = self._hurried or now >= self._began_ns + self._grace_ns
+        return self.phase is Phase.BACKGROUND and self.announcement is None and spent
+
+    @property
+    def hold_ends_ns(self) -> int:
+        """Until when a critical block may keep backgrounding back: a grace period always ends."""
+        return self._began_ns + self._grace_ns
 
     def next_deadline(self) -> int | None:
         """The earliest instant at which :class:`Tick` has something to do."""

@@ -85,6 +85,16 @@ class Poller:
         self._epoll.close()
 
 
+def fill_standard() -> list[int]:
+    """Open /dev/null where 0, 1 or 2 is closed, and return which: else a pipe of ours would be somebody's stdout."""
+    filled = []
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+        filled.append(fd)
+    os.close(fd)
+    return filled
+
+
 def discard_inherited_output(streams: tuple[object, ...]) -> None:
     """In a forked worker: throw away what the app had buffered for stdout and stderr, for it is the app's to write.
 

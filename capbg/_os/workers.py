@@ -395,8 +395,8 @@ class Worker:
     def _signal(self, signum: int) -> None:
         try:
             signal.pidfd_send_signal(self.pidfd, signum)
-        except ProcessLookupError:
-            pass
+        except (ProcessLookupError, PermissionError):
+            pass  # gone, or it has taken another user's identity: then all that is left is to stop waiting for it
 
     def _kill_group(self) -> None:
         """Only while the group's number cannot be another's: its leader is not reaped, or is gone without a trace."""

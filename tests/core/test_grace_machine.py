@@ -1,7 +1,8 @@
 """The phases and the runs under histories that nobody wrote down: a hypothesis state machine drives ``Grace``.
 
 The machine around it is honest, and no more: workers say what they like when they like, leave or hang, and SIGKILL ends
-them except where the kernel cannot. What must hold all the same stands in ``_check`` and in the invariants.
+them except where the kernel cannot. What must hold all the same stands where events are handed over and actions are
+taken, and in the invariants.
 """
 
 from collections import Counter
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis import Phase as Step
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -20,7 +22,7 @@ from hypothesis.stateful import (
 )
 
 from capbg._core import wire
-from capbg._core.grace import (
+from capbg._core.events import (
     AbandonWorker,
     AcknowledgeFinish,
     Action,
@@ -31,7 +33,6 @@ from capbg._core.grace import (
     ExpireWorker,
     FinishRequested,
     GarbageArrived,
-    Grace,
     KillWorker,
     Leave,
     Notify,
@@ -48,6 +49,8 @@ from capbg._core.grace import (
     WorkerExited,
     WorkerStarted,
 )
+from capbg._core.grace import Grace
+from capbg._core.notices import BEAT_NS
 from capbg._core.task import GIVE_UP_NS, Exit
 from capbg._core.words import NS, GraceReport, Outcome, Phase, Progress, Reason, TaskResult, TaskState
 from capbg.errors import UnknownTaskError, WrongPhaseError
@@ -112,8 +115,18 @@ class GraceMachine(RuleBasedStateMachine):
         kill_after_ns=st.sampled_from([0, NS // 2, 2 * NS]),
         max_workers=st.sampled_from([None, 1, 2]),
         watchdog_ns=st.sampled_from([None, 4 * NS]),
+        tasks=st.lists(st.tuples(st.booleans(), st.none() | DURATIONS), min_size=1, max_size=4),
+        first=st.sampled_from(["stop", "suspend", "suspend", "nothing"]),
     )
-    def build(self, grace_ns: int, kill_after_ns: int, max_workers: int | None, watchdog_ns: int | None) -> None:
+    def build(
+        self,
+        grace_ns: int,
+        kill_after_ns: int,
+        max_workers: int | None,
+        watchdog_ns: int | None,
+        tasks: list[tuple[bool, int | None]],
+        first: str,
+    ) -> None:
         self.now = 1_000 * NS
         self.kill_after_ns = kill_after_ns
         self.max_workers = max_workers
@@ -128,8 +141,9 @@ class GraceMachine(RuleBasedStateMachine):
         self.cancelled: set[str] = set()
         self.told_active = True
         self.stop_came = False
+        self.stop_ns = 0
         self.stopping_said = 0
-        self.live: Counter[str] = Counter()
+        self.busy: Counter[str] = Counter()
         self.begun: Counter[str] = Counter()
         self.told: Counter[str] = Counter()
         self.told_pids: set[int] = set()
@@ -138,6 +152,10 @@ class GraceMachine(RuleBasedStateMachine):
         self.left: list[int] = []
         self.pids = 100
         self._perform(self.core.enter())
+        for once, limit_ns in tasks:
+            self.register(once, limit_ns, cpu=False)
+        if first != "nothing":
+            self.background(stop=first == "stop", starts=3, mortal=True)
 
     # ------------------------------------------------------------------------------------------- what happens
 
@@ -159,11 +177,17 @@ class GraceMachine(RuleBasedStateMachine):
     @rule(reason=st.sampled_from([Reason.TERMINATE, Reason.INTERRUPT]))
     def stop(self, reason: Reason) -> None:
         first = not self.stop_came
-        self.stop_came = True
+        if first:
+            self.stop_came, self.stop_ns = True, self.now
         actions = self.step(StopRequested(reason))
         if first:
             assert isinstance(actions[0], Notify)
             assert actions[0].text.startswith("STOPPING=1\n")
+        elif self.now - self.stop_ns <= NS:
+            assert not actions, "a duplicate"
+        else:
+            assert self.core.next_start(self.now) is None, "told to hurry"
+            assert all(each.facts - {""} for each in self.workers.values())
 
     @rule()
     def suspend(self) -> None:
@@ -269,6 +293,50 @@ class GraceMachine(RuleBasedStateMachine):
     def turn_ends(self) -> None:
         self._settle_turn()
 
+    @rule(stop=st.booleans(), starts=st.integers(0, 3), mortal=st.sampled_from([True, True, False]))
+    def background(self, stop: bool, starts: int, mortal: bool) -> None:
+        """The usual way, in one step: a signal, the listeners, some workers, the end of the turn."""
+        if stop:
+            self.stop(Reason.TERMINATE)
+        else:
+            self.suspend()
+        if self.core.announcement is not None:
+            self.listeners_return(fails=False)
+        for _ in range(starts):
+            if self.core.next_start(self.now) is not None:
+                self.start("ok", mortal)
+        self._settle_turn()
+
+    @precondition(lambda self: self.workers or self.core.next_start(self.now) is not None)
+    @rule(
+        which=ANY,
+        mortal=st.sampled_from([True, True, False]),
+        words=st.lists(PACKETS, min_size=1, max_size=3),
+        then=st.none() | EXITS,
+    )
+    def live(self, which: int, mortal: bool, words: list[wire.Packet], then: Exit | None) -> None:
+        """The usual life of a worker, in one step: a start, some words, and perhaps an end."""
+        if self.core.next_start(self.now) is not None:
+            self.start("ok", mortal)
+        worker = self._one(which)
+        for packet in words:
+            self.speak(list(self.workers.values()).index(worker), packet)
+        if then is not None:
+            self._exit(worker, then)
+
+    @precondition(lambda self: self.workers)
+    @rule(which=ANY)
+    def outstay(self, which: int) -> None:
+        """A worker stays until its end has come, whatever it has said, and a while longer."""
+        worker = self._one(which)
+        for until_ns in (worker.hard_ns - 1, worker.hard_ns):
+            self.now = max(self.now, until_ns)
+            self._settle_turn()
+        assert worker.killed_ns is not None
+        self.now = max(self.now, worker.killed_ns + GIVE_UP_NS)
+        self._settle_turn()
+        assert self.gone[worker.pid] is worker
+
     # --------------------------------------------------------------------------------------- what must hold always
 
     @invariant()
@@ -293,8 +361,8 @@ class GraceMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_worker_has_its_run(self) -> None:
-        assert set(self.workers) <= set(self.live)
-        assert bool(self.live) <= self.core.live
+        assert set(self.workers) <= set(self.busy)
+        assert bool(self.busy) <= self.core.live
 
     def teardown(self) -> None:
         """Whatever has happened: once the machine goes on honestly, the grace period ends."""
@@ -341,15 +409,17 @@ class GraceMachine(RuleBasedStateMachine):
             row.id for row in self.core.tasks() if row.state not in {TaskState.REGISTERED, TaskState.SETTLED}
         )
         assert all(count == 1 for count in live.values())
-        for task_id in {*live, *self.live, *self.told}:
-            begun = live[task_id] - self.live[task_id] + self.told[task_id] - told_before[task_id]
+        for task_id in {*live, *self.busy, *self.told}:
+            begun = live[task_id] - self.busy[task_id] + self.told[task_id] - told_before[task_id]
             assert begun >= 0
             self.begun[task_id] += begun
             if task_id in self.once:
                 assert self.begun[task_id] <= 1
             if unheard and not isinstance(event, Announced):
                 assert begun == 0
-        self.live = live
+            if phase is self.core.phase is not Phase.BACKGROUND or task_id in self.cancelled:
+                assert begun == 0
+        self.busy = live
         rows = [(row.id, row.state is TaskState.SETTLED) for row in self.core.tasks()]
         assert len(set(rows)) == len(rows)
         return actions
@@ -413,7 +483,7 @@ class GraceMachine(RuleBasedStateMachine):
         assert [(each.id, each.pid, each.outcome) for each in report.results] == [
             (each.id, each.pid, each.outcome) for each in self.unreported.values()
         ]
-        assert not self.live or all(self.told[task_id] for task_id in self.live)
+        assert not self.busy or all(self.told[task_id] for task_id in self.busy)
         self.unreported.clear()
 
     def _settle_turn(self) -> None:
@@ -425,6 +495,9 @@ class GraceMachine(RuleBasedStateMachine):
             raise AssertionError("Tick never comes to an end")
         due = self.core.next_deadline()
         assert due is None or due > self.now, "a busy loop"
+        if self.core.phase is Phase.BACKGROUND:
+            assert due is not None
+            assert due <= self.now + BEAT_NS, "nobody hears of it for a while"
         for each in self.workers.values():
             assert each.killed_ns is not None or each.hard_ns > self.now, "it outlives its hard deadline"
             assert each.killed_ns is None or each.killed_ns + GIVE_UP_NS > self.now, "it is waited for for ever"
@@ -457,16 +530,18 @@ class GraceMachine(RuleBasedStateMachine):
         return {row.id: row.state for row in reversed(self.core.tasks())}
 
 
+@pytest.mark.timeout(600)  # only a failure takes long: a history is shortened before it is shown
 def test_no_history_breaks_a_promise() -> None:
     """Every task has one outcome, nothing outlives its hard deadline, and every grace period ends."""
     run_state_machine_as_test(
         GraceMachine,
         settings=settings(
-            max_examples=300,
+            max_examples=200,
             stateful_step_count=50,
             deadline=None,
             database=None,
             report_multiple_bugs=False,
+            phases=[Step.generate, Step.shrink],
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
         ),
     )

@@ -5,12 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from capbg._core import wire
-from capbg._core.grace import (
-    DUPLICATE_NS,
-    EX_OK,
-    EX_TEMPFAIL,
-    PHASES,
-    RETRY_NS,
+from capbg._core.events import (
     AcknowledgeFinish,
     Action,
     Announced,
@@ -20,14 +15,11 @@ from capbg._core.grace import (
     ExpireWorker,
     FinishRequested,
     GarbageArrived,
-    Grace,
     KillWorker,
     Leave,
-    Move,
     Notify,
     PacketArrived,
     Registration,
-    Signal,
     StartFailed,
     StopProcess,
     StopRequested,
@@ -38,8 +30,8 @@ from capbg._core.grace import (
     Warn,
     WorkerExited,
     WorkerStarted,
-    make_grace,
 )
+from capbg._core.grace import DUPLICATE_NS, EX_OK, EX_TEMPFAIL, PHASES, RETRY_NS, Grace, Move, Signal, make_grace
 from capbg._core.notices import BEAT_NS
 from capbg._core.task import Exit, IllegalInputError
 from capbg._core.words import NS, Outcome, Phase, Progress, Reason, TaskState
@@ -134,13 +126,15 @@ def test_the_table_is_total_over_what_can_be() -> None:
 
 
 def test_no_signal_leads_from_a_stop_to_anything_but_its_end() -> None:
-    """SIGTERM wins: neither SIGTSTP nor SIGCONT moves an app that has been told to stop."""
+    """SIGTERM wins: neither SIGTSTP nor SIGCONT moves an app that is to stop; nor does SIGTSTP a suspended one."""
     for (phase, stops, signal), (to, move) in PHASES.items():
         if stops:
             assert phase is to
             assert move is (Move.AGAIN if (phase, signal) == (Phase.BACKGROUND, Signal.STOP) else Move.STAY)
         elif signal is Signal.STOP:
             assert Phase.BACKGROUND is to
+        elif phase is not Phase.ACTIVE and signal is Signal.SUSPEND:
+            assert (phase, Move.STAY) == (to, move)
 
 
 @pytest.mark.parametrize("signal", Signal, ids=lambda each: each.name)
@@ -182,6 +176,7 @@ def test_a_duplicate_stop_within_a_second_is_ignored_and_a_later_one_hurries() -
     assert ExpireWorker("runs") in actions
     assert [("waits", Outcome.REFUSED)] == drive.outcomes()
     assert [] == drive(StopRequested(Reason.TERMINATE), after_s=0.5)
+    assert drive.core.is_too_late(drive.now)
     drive(task("late"))
     assert [("waits", Outcome.REFUSED), ("late", Outcome.REFUSED)] == drive.outcomes()
     drive(WorkerExited("runs", Exit(exit_code=0)), Tick())
@@ -221,6 +216,7 @@ def test_a_stop_in_the_grace_period_of_a_suspension_leaves_and_does_not_suspend(
     drive(task("queued"))
     drive(StopRequested(Reason.TERMINATE), after_s=20.0)
     turned = drive.now
+    assert None is drive.core.next_start(drive.now)  # the listeners have yet to be told, and may cancel it
     drive(Announced(), Tick())
     run = drive.core.next_start(drive.now)
     assert run is not None
@@ -268,6 +264,24 @@ def test_registering_once_terminated_raises_and_changes_nothing() -> None:
     with pytest.raises(WrongPhaseError, match="task 'save' cannot be registered: the app has terminated"):
         drive(task())
     assert before == (drive.core.tasks(), drive.core.last_report, drive.core.next_deadline())
+
+
+@pytest.mark.parametrize("signal", [StopRequested(Reason.TERMINATE), SuspendRequested()])
+def test_what_is_registered_too_late_is_refused_and_not_forgotten(signal: Event) -> None:
+    """Behind the end of the budget nothing starts: whoever asks is told, and whoever does not gets a REFUSED."""
+    drive = Driver()
+    drive(task("slow"))
+    assert not drive.core.is_too_late(drive.now)
+    drive(signal)
+    assert not drive.core.is_too_late(drive.now)
+    drive(Announced(), Tick())
+    drive.start()
+    assert not drive.core.is_too_late(drive.now)
+    drive(Tick(), after_s=GRACE_S)
+    assert drive.core.is_too_late(drive.now)
+    drive(task(), Tick())
+    assert None is drive.core.next_start(drive.now)
+    assert [("save", Outcome.REFUSED)] == drive.outcomes()
 
 
 # ----------------------------------------------------------------------------------------------- suspending, resuming
@@ -331,9 +345,11 @@ def test_a_resume_during_the_grace_period_lets_tasks_go_on_and_does_not_stop_the
     drive.finish("second")
     drive(Tick())
     assert [] == drive.told(StopProcess)
-    assert drive.core.last_report is not None
-    assert Reason.SUSPEND is drive.core.last_report.reason
-    assert ["first", "second"] == [each.id for each in drive.core.last_report.results]
+    (ended,) = drive.told(TellEnded)
+    assert isinstance(ended, TellEnded)
+    assert ended.report == drive.core.last_report
+    assert Reason.SUSPEND is ended.report.reason
+    assert ["first", "second"] == [each.id for each in ended.report.results]
     assert None is drive.core.next_deadline()
 
 
@@ -356,6 +372,38 @@ def test_a_task_still_running_from_a_suspension_runs_again_at_the_next_backgroun
     assert [Leave(EX_TEMPFAIL)] == drive.told(Leave)
     assert drive.core.last_report is not None
     assert [("save", Outcome.FAILED)] == [(each.id, each.outcome) for each in drive.core.last_report.results]
+
+
+@pytest.mark.parametrize("undo", [Continued(), CancelRequested("save")])
+def test_a_run_behind_another_is_dropped_when_its_backgrounding_is_over_or_it_is_cancelled(undo: Event) -> None:
+    """The second run is owed to the second signal: a resume takes it back, and a cancelled task runs no more."""
+    drive = Driver()
+    drive(task(once=False))
+    drive.background(SuspendRequested())
+    drive.start()
+    drive(Continued(), Announced(), Tick())
+    drive.background(SuspendRequested())
+    drive(undo, Announced(), Tick())
+    drive.finish("save")
+    assert None is drive.core.next_start(drive.now)
+    drive(Tick())
+    assert not drive.core.live
+    assert 1 == len(drive.told(TellEnded))
+
+
+def test_a_suspension_that_is_never_told_loses_nothing_of_the_one_before() -> None:
+    """SIGTSTP and SIGCONT at once, and meanwhile the last task of an earlier suspension ends: that one is reported."""
+    drive = Driver()
+    drive(task())
+    drive.background(SuspendRequested())
+    drive.start()
+    drive(Continued(), Announced(), Tick())
+    drive(SuspendRequested())
+    drive.finish("save")
+    drive(Continued(), Tick())
+    assert drive.core.last_report is not None
+    assert ["save"] == [each.id for each in drive.core.last_report.results]
+    assert [] == drive.told(StopProcess)
 
 
 def test_a_task_is_one_task_in_the_rows_and_the_status_however_often_it_runs() -> None:
@@ -449,6 +497,18 @@ def test_a_shortage_is_tried_again_until_the_end_of_the_grace_period() -> None:
     (settled,) = drive.told(TellSettled)
     assert isinstance(settled, TellSettled)
     assert "no worker could be started in time: EAGAIN" == settled.result.reason
+
+
+def test_what_a_task_leaves_behind_is_tried_for_at_once() -> None:
+    """When a worker ends while another task waits for a place, nobody waits for the clock."""
+    drive = Driver()
+    drive(task("runs"), task("waits"))
+    drive.background(StopRequested(Reason.TERMINATE))
+    drive.start()
+    drive(StartFailed("waits", "EAGAIN", shortage=True))
+    assert None is drive.core.next_start(drive.now)
+    drive.finish("runs")
+    assert "waits" == drive.start()
 
 
 def test_a_refusal_that_waiting_does_not_cure_settles_the_task_at_once() -> None:
@@ -681,6 +741,19 @@ def test_a_suspension_never_says_stopping_and_never_extends() -> None:
     assert not [text for text in texts if "STOPPING" in text or "EXTEND" in text]
     resumed = [text for text in texts if text.startswith("WATCHDOG_USEC=4000000\nWATCHDOG=1\n")]
     assert 1 == len(resumed)
+
+
+def test_systemd_is_kept_waiting_while_the_listeners_are() -> None:
+    """A critical block that holds the stop up, with nothing running yet: the beat goes on, for as long as it may."""
+    drive = Driver()
+    drive(StopRequested(Reason.TERMINATE), Tick())
+    for second in range(1, 36):
+        due = drive.core.next_deadline()
+        assert due is not None
+        assert due <= drive.now + BEAT_NS
+        actions = drive(Tick(), after_s=1.0)
+        texts = [each.text for each in actions if isinstance(each, Notify)]
+        assert [second <= GRACE_S + KILL_AFTER_S - 1] == [text.startswith("EXTEND_TIMEOUT_USEC=") for text in texts]
 
 
 def test_extensions_come_with_every_beat_while_a_task_is_inside_its_deadlines_and_then_no_more() -> None:
