@@ -85,14 +85,17 @@ class Poller:
         self._epoll.close()
 
 
-def fill_standard() -> list[int]:
-    """Open /dev/null where 0, 1 or 2 is closed, and return which: else a pipe of ours would be somebody's stdout."""
-    filled = []
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(fd, True)
-        filled.append(fd)
-    os.close(fd)
-    return filled
+def fill_standard() -> None:
+    """Open /dev/null where 0, 1 or 2 is closed: else a pipe of ours would be somebody's stdout.
+
+    Without a free descriptor it does nothing: then nothing of ours can be opened in those places, either.
+    """
+    try:
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(fd, True)
+        os.close(fd)
+    except OSError:
+        pass
 
 
 def discard_inherited_output(streams: tuple[object, ...]) -> None:

@@ -223,7 +223,9 @@ class GraceMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.workers)
     @rule(which=ANY, packet=PACKETS)
     def speak(self, which: int, packet: wire.Packet) -> None:
-        worker = self._one(which)
+        self._speak(self._one(which), packet)
+
+    def _speak(self, worker: FakeWorker, packet: wire.Packet) -> None:
         before = set(worker.facts)
         worker.facts.add(_WORDS.get(type(packet), ""))
         if before & {"returned", "raised", "unarmed"}:
@@ -313,22 +315,33 @@ class GraceMachine(RuleBasedStateMachine):
         mortal=st.sampled_from([True, True, False]),
         words=st.lists(PACKETS, min_size=1, max_size=3),
         then=st.none() | EXITS,
+        late=st.booleans(),
     )
-    def live(self, which: int, mortal: bool, words: list[wire.Packet], then: Exit | None) -> None:
+    def live(self, which: int, mortal: bool, words: list[wire.Packet], then: Exit | None, late: bool) -> None:
         """The usual life of a worker, in one step: a start, some words, and perhaps an end."""
         if self.core.next_start(self.now) is not None:
             self.start("ok", mortal)
         worker = self._one(which)
+        if late:  # it is told to come to an end, and half of what it then has is over
+            self.now = max(self.now, worker.hard_ns - self.kill_after_ns)
+            self._settle_turn()
+            self.now += self.kill_after_ns // 2
+            if worker.pid in self.gone:
+                return
         for packet in words:
-            self.speak(list(self.workers.values()).index(worker), packet)
+            self._speak(worker, packet)
         if then is not None:
             self._exit(worker, then)
+        elif late:
+            self._outstay(worker)
 
     @precondition(lambda self: self.workers)
     @rule(which=ANY)
     def outstay(self, which: int) -> None:
         """A worker stays until its end has come, whatever it has said, and a while longer."""
-        worker = self._one(which)
+        self._outstay(self._one(which))
+
+    def _outstay(self, worker: FakeWorker) -> None:
         for until_ns in (worker.hard_ns - 1, worker.hard_ns):
             self.now = max(self.now, until_ns)
             self._settle_turn()
@@ -536,7 +549,7 @@ def test_no_history_breaks_a_promise() -> None:
     run_state_machine_as_test(
         GraceMachine,
         settings=settings(
-            max_examples=200,
+            max_examples=300,
             stateful_step_count=50,
             deadline=None,
             database=None,
