@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from capbg._core import budget
 from capbg._core.budget import LONGEST_S, NO_LIMITS, Limits, cpu_limits
 from capbg._core.words import NS
-from capbg.errors import CapbgError, InvalidArgumentError, UsageError, WrongTypeError
+from capbg.errors import (
+    CapbgError,
+    InvalidArgumentError,
+    InvalidEnvironmentError,
+    OperatorError,
+    UsageError,
+    WrongTypeError,
+)
 
 PURE = settings(deadline=None, database=None)
 
@@ -47,6 +54,16 @@ def test_a_duration_that_is_no_number_is_a_type_error_by_name(value: object) -> 
     """A bool is no number of seconds, and text is not guessed at."""
     with pytest.raises(WrongTypeError, match=r"^before_exit\(deadline\) must be a number of seconds, not "):
         budget.seconds(value, "before_exit(deadline)")
+
+
+@pytest.mark.parametrize("text", ["", "soon", "0", "-1", "nan", "inf", "1e400", "5 s"])
+def test_a_duration_from_the_environment_is_the_operators_to_mend(text: str) -> None:
+    """The error names the variable and its value, and tells what would do."""
+    with pytest.raises(InvalidEnvironmentError, match="CAPBG_GRACE") as caught:
+        budget.seconds_from_environment(text, "CAPBG_GRACE")
+    assert repr(text) in str(caught.value)
+    assert isinstance(caught.value, OperatorError)
+    assert 2.5 == budget.seconds_from_environment(" 2.5 ", "CAPBG_GRACE")
 
 
 @PURE
