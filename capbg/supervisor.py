@@ -145,7 +145,7 @@ class Supervisor:
         self._poller = fds.Poller()
         self._timer = TimerFd()
         fds.own(self._timer.fd)
-        self._turn_timer = SignalTimer(signals.TURN)
+        self._turn_timer = SignalTimer(signals.TURN, to_this_thread=True)
         self.signals = signals.Signals(handler)
         self._notifier = Notifier(environ)
         self._poller.add(self._timer.fd, self._timer.clear)

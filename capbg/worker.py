@@ -41,6 +41,8 @@ _PROGRESS_UNREAD_MOST = 65_536
 """Bytes of unread words beyond which progress is not sent. A socket's buffer takes three times that (wmem_default), so
 a finish always fits in: it counts even if the app is stopped and the worker is dead by the time it is read."""
 
+_LOOK_UP_S = 0.2
+
 _APP_GONE = 70
 """Exit code of a worker whose app was gone before it could begin (EX_SOFTWARE)."""
 
@@ -334,7 +336,7 @@ def _live(order: Order, pipe_fd: int, parent: int, lifeline: int | None) -> int:
 
     notes: list[str] = []
     try:
-        expiry.timers = SignalTimer(signals.EXPIRE), SignalTimer(signal.SIGKILL)
+        expiry.timers = SignalTimer(signals.EXPIRE, to_this_thread=True), SignalTimer(signal.SIGKILL)
     except OSError as error:  # RLIMIT_SIGPENDING is spent; the app holds the deadline, too
         notes.append(f"the kernel's timers could not be made, the app alone holds the deadline: {error}")
     else:
@@ -435,7 +437,7 @@ def _join_threads() -> None:
         pools._python_exit()  # as the interpreter does on its way out: idle threads of a pool wait for work for ever
     while running := [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]:
         for thread in running:  # each may start more
-            thread.join()
+            thread.join(_LOOK_UP_S)  # and look up: a signal that another thread has caught does not end a wait
 
 
 def _tell_last(task: Task, packet: bytes) -> None:

@@ -7,6 +7,7 @@ moment nobody chose. CLOCK_MONOTONIC stands still while the machine sleeps, and 
 
 import ctypes
 import os
+import threading
 import time
 
 from capbg._core.words import NS
@@ -16,6 +17,7 @@ _CLOCK_MONOTONIC = 1
 _TIMER_ABSTIME = 1
 _TFD_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
 _SIGEV_SIGNAL = 0
+_SIGEV_THREAD_ID = 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -39,7 +41,8 @@ class _Sigevent(ctypes.Structure):
         ("sigev_value", ctypes.c_void_p),
         ("sigev_signo", ctypes.c_int),
         ("sigev_notify", ctypes.c_int),
-        ("pad", ctypes.c_char * 48),
+        ("sigev_tid", ctypes.c_int),
+        ("pad", ctypes.c_char * 44),
     )
 
 
@@ -88,14 +91,19 @@ class TimerFd:
 
 
 class SignalTimer:
-    """A POSIX timer that sends a signal to this process at an instant (timer_create(2)).
+    """A POSIX timer that sends a signal at an instant, to this process or to the calling thread (timer_create(2)).
+
+    To the thread: since Linux 6.4 a timer's signal goes to whichever thread is running just then. Python's handler runs
+    in the main thread, which nothing would wake up if that were another one.
 
     With SIGKILL nothing this process does or suffers can prevent it: it dies in a busy loop with every signal blocked,
     and while stopped by SIGSTOP. A timer is not inherited over fork(2): a worker makes its own.
     """
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, *, to_this_thread: bool = False) -> None:
         event = _Sigevent(sigev_signo=signum, sigev_notify=_SIGEV_SIGNAL)
+        if to_this_thread:
+            event.sigev_notify, event.sigev_tid = _SIGEV_THREAD_ID, threading.get_native_id()
         self._id = ctypes.c_void_p()
         _check(_libc.timer_create(_CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(self._id)), "timer_create")
 
