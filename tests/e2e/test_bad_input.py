@@ -147,11 +147,11 @@ def test_entering_is_for_the_main_thread() -> None:
         except capbg.WrongThreadError as error:
             caught.append(error)
 
-    thread = threading.Thread(target=enter, name="helper-thread")
+    thread = threading.Thread(target=enter, name="not-the-main-one")
     thread.start()
     thread.join()
 
-    assert "helper-thread" in str(caught[0])
+    assert "not-the-main-one" in str(caught[0])
 
 
 def test_apps_do_not_nest(launch: Launcher) -> None:
