@@ -199,6 +199,8 @@ class App:
         """What was registered before the app was entered."""
         self._core: Grace | None = None
         self._supervisor: Supervisor | None = None
+        self._kept: Supervisor | None = None
+        """In a worker: what is the app's."""
         self._pid = os.getpid()
         self._depth = 0
         """How many of our own calls the main thread is inside of."""
@@ -544,7 +546,7 @@ class App:
     # --------------------------------------------------------------------------------------------- way in, way out
 
     def __enter__(self) -> "App":
-        global _entered
+        global _entered, _entered_by
         self._main_thread_only("entering an app")
         if current_task() is not None:
             raise WrongProcessError("an app cannot be entered in a worker: it belongs to the program that was started")
@@ -585,6 +587,7 @@ class App:
             self._listeners.report = lambda text: supervisor.record(40, text)
             self._depth, self._missed, self._driven, self._left = 0, False, False, False
             self._core, self._supervisor, _entered = core, supervisor, self
+            _entered_by = threading.get_ident()
             self._waiting = {}
             try:
                 supervisor.signals.install()
@@ -819,7 +822,7 @@ def _before_fork() -> None:
     A child has the app's handlers and its wake-up descriptor until the hook below has run in it: a SIGTERM for a child
     that has just been forked would be written into the app's own pipe, and stop the app.
     """
-    if _entered is not None:
+    if _entered is not None and not _is_forking_workers():
         from capbg._os import signals
 
         _masks[threading.get_ident()] = signals.block()
@@ -830,9 +833,23 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
+    global _entered, _inherited
+    if _is_forking_workers():
+        # It closes what it inherited as a lot, by number. Nothing of the app's may be deallocated in it: that would
+        # close the same numbers once more, and costs a copy of every page it is on.
+        _inherited, _entered = _entered, None
+        assert _inherited is not None
+        _inherited._supervisor, _inherited._kept = None, _inherited._supervisor
+        return
     _forget_in_child()
     _unblock_after_fork()
     _masks.clear()
+
+
+def _is_forking_workers() -> bool:
+    """Whether this thread is; then our signals are blocked already."""
+    supervisor = None if _entered is None else _entered._supervisor
+    return supervisor is not None and supervisor.forking and threading.get_ident() == _entered_by
 
 
 def _unblock_after_fork() -> None:
@@ -841,6 +858,12 @@ def _unblock_after_fork() -> None:
         from capbg._os import signals
 
         signals.restore_mask(mask)
+
+
+_inherited: "App | None" = None
+"""In a worker: the app."""
+_entered_by = 0
+"""The main thread."""
 
 
 def _forget_in_child() -> None:

@@ -31,8 +31,11 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from capbg._core import wire
-from capbg._core.budget import Limits, cpu_limits
+from capbg._core.budget import NO_LIMITS, Limits
 from capbg._core.words import NS, Progress
+from capbg._os import fds, limits, notify, signals
+from capbg._os.clock import SignalTimer
+from capbg._os.title import Title
 from capbg.errors import InvalidArgumentError, TaskExpired, UnknownTaskError, WrongTypeError
 
 log = logging.getLogger("capbg")
@@ -116,6 +119,7 @@ class Task:
                 return
             # Blocking on purpose: it counts once it is acknowledged. The kernel's timer ends a wait without an answer.
             self._pipe.sendall(wire.FINISH)
+            self._expiry.finishing()
             if self._pipe.recv(1) != wire.ACKNOWLEDGED:
                 os._exit(_APP_GONE)  # the app is gone, and with it whoever could take the word
             self._finished = True
@@ -189,9 +193,8 @@ def finish_current(task_id: object) -> None:
 class _Expiry:
     """The soft expiry of this worker: the handler, and where it may strike."""
 
-    def __init__(self, order: Order, go: wire.Go) -> None:
-        self.soft_ns = go.soft_ns
-        self.hard_ns = go.hard_ns
+    def __init__(self, order: Order) -> None:
+        self.soft_ns = self.hard_ns = sys.maxsize
         self.begun = False
         self.task: Task | None = None
         self._order = order
@@ -239,12 +242,15 @@ class _Expiry:
         else:
             raise TaskExpired(f"task {self._order.task_id!r} has expired")
 
-    def finished(self) -> None:
-        """The task is settled: it has ``kill_after`` to leave, and its deadline does not concern it any more."""
-        self.hard_ns = min(self.hard_ns, time.monotonic_ns() + self._order.kill_after_ns)
-        self._set_hard()
+    def finishing(self) -> None:
+        """The task has said its word: its deadline does not concern it any more. The hard one does until the answer."""
         if self.timers is not None:
             self.timers[0].set(None)
+
+    def finished(self) -> None:
+        """The task is settled: it has ``kill_after`` to leave."""
+        self.hard_ns = min(self.hard_ns, time.monotonic_ns() + self._order.kill_after_ns)
+        self._set_hard()
 
     def held_back(self) -> "_HeldBack":
         """Keep the expiry back for a block of the main thread."""
@@ -291,11 +297,11 @@ class _Striking:
 # ------------------------------------------------------------------------------------------------------ the worker
 
 
-def main(order: Order, pipe: Any, parent: int, lifeline: Any) -> NoReturn:
-    """Run one task and leave. ``pipe`` and ``lifeline`` are :class:`~capbg._os.workers.InheritedFd`."""
+def main(order: Order, pipe: socket.socket, parent: int, lifeline: int | None) -> NoReturn:
+    """Run one task and leave."""
     code = _APP_GONE
     try:
-        code = _live(order, pipe.fd, parent, None if lifeline is None else lifeline.fd)
+        code = _live(order, pipe, parent, lifeline)
     except BaseException:  # noqa: BLE001 - a worker never unwinds into the app's frames
         # Not our callback's: that is caught further in. Say it where an operator looks.
         sys.excepthook(*sys.exc_info())
@@ -304,11 +310,7 @@ def main(order: Order, pipe: Any, parent: int, lifeline: Any) -> NoReturn:
         os._exit(code)
 
 
-def _live(order: Order, pipe_fd: int, parent: int, lifeline: int | None) -> int:
-    from capbg._os import fds, limits, notify, signals
-    from capbg._os.clock import SignalTimer
-    from capbg._os.title import Title
-
+def _live(order: Order, pipe: socket.socket, parent: int, lifeline: int | None) -> int:
     try:
         os.setpgid(0, 0)
     except PermissionError:
@@ -316,22 +318,19 @@ def _live(order: Order, pipe_fd: int, parent: int, lifeline: int | None) -> int:
     alive = limits.die_with_parent(parent) if lifeline is None else limits.die_with_writer(lifeline)
     if not alive:
         return _APP_GONE
-    fds.close_owned(keep=pipe_fd)
-    fds.stdin_from_null()
-    fds.discard_inherited_output((sys.stdout, sys.stderr))
-    for variable in notify.VARIABLES:
-        os.environ.pop(variable, None)
+    fds.close_owned(keep=pipe.fileno())
+    fds.redirect_in_worker((sys.stdout, sys.stderr))
+    notify.forget_in_worker()
 
-    pipe = socket.socket(fileno=pipe_fd)
     pipe.setblocking(True)
-    os.set_inheritable(pipe_fd, False)
-    expiry = _Expiry(order, wire.Go(sys.maxsize, sys.maxsize))
+    os.set_inheritable(pipe.fileno(), False)
+    expiry = _Expiry(order)
     signals.reset_in_worker(expiry.handle)
-    data = pipe.recv(wire.LARGEST)
+    data = pipe.recv(wire.GO_SIZE + 1)
     if not data:
         return _APP_GONE  # the app could not watch us, and has given up on this start
-    go = wire.decode_go(data)
-    expiry.soft_ns, expiry.hard_ns = go.soft_ns, min(go.hard_ns, expiry.hard_ns)
+    soft_ns, hard_ns, cpu_soft_s, cpu_hard_s = wire.decode_go(data)
+    expiry.soft_ns, expiry.hard_ns = soft_ns, min(hard_ns, expiry.hard_ns)
     task = expiry.task = Task(order, pipe, expiry)
 
     notes: list[str] = []
@@ -341,17 +340,11 @@ def _live(order: Order, pipe_fd: int, parent: int, lifeline: int | None) -> int:
         notes.append(f"the kernel's timers could not be made, the app alone holds the deadline: {error}")
     else:
         expiry.timers[1].set(expiry.hard_ns)
-        expiry.timers[0].set(go.soft_ns)
-    until_hard_ns = max(0, go.hard_ns - time.monotonic_ns())
-    cpu = cpu_limits(
-        order.limits,
-        until_hard_ns=until_hard_ns,
-        kill_after_ns=order.kill_after_ns,
-        usable_cpus=limits.usable_cpus(),
-    )
+        expiry.timers[0].set(soft_ns)
     try:
-        limits.set_cpu(*cpu)
-        limits.set_asked_for(order.limits)
+        limits.set_cpu(cpu_soft_s, cpu_hard_s)
+        if order.limits is not NO_LIMITS:
+            limits.set_asked_for(order.limits)
     except (OSError, ValueError) as error:
         # Outside the box that was asked for, a task may harm the machine: it does not run.
         task._say(wire.encode(wire.Unarmed(str(error))))
@@ -375,7 +368,7 @@ def _run(order: Order, task: Task, expiry: _Expiry) -> int:
                 with expiry.striking():
                     result = order.callback(*arguments)
                     _join_threads()
-                if _is_coroutine(result):
+                if result is not None and isinstance(result, Coroutine):
                     # A plain function that returned a coroutine, such as functools.partial or a lambda over one.
                     _run_coroutine(result, expiry)
             if order.returning_finishes and not task._finished and not expiry.begun:
@@ -390,10 +383,6 @@ def _run(order: Order, task: Task, expiry: _Expiry) -> int:
         return 1
     _tell_last(task, wire.RETURNED)
     return 0
-
-
-def _is_coroutine(value: object) -> bool:
-    return isinstance(value, Coroutine)
 
 
 def _run_coroutine(coroutine: Any, expiry: _Expiry) -> None:

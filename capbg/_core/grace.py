@@ -25,6 +25,7 @@ This file must not know of descriptors, pids' meaning, or systemd's field names.
 
 from collections.abc import Iterable
 from enum import Enum
+from itertools import islice
 
 from capbg._core import wire
 from capbg._core.budget import nanoseconds
@@ -198,14 +199,14 @@ class Grace:
         rows += [TaskInfo(r.id, r.name, TaskState.REGISTERED) for r in self._registered.values() if r.id not in busy]
         return tuple(rows)
 
-    def next_start(self, now: int) -> Run | None:
-        """The run whose worker should be started now, if any."""
+    def next_starts(self, now: int, most: int) -> list[Run]:
+        """The runs whose workers should be started now, at most that many."""
         if self.announcement is not None or now < self._retry_ns:
-            return None
-        if self._max_workers is not None and sum(run.alive for run in self._runs.values()) >= self._max_workers:
-            return None
+            return []
+        if self._max_workers is not None:
+            most = min(most, self._max_workers - sum(run.alive for run in self._runs.values()))
         queued = (run for run in self._runs.values() if run.state is State.QUEUED and now < run.last_start_ns)
-        return next(queued, None)
+        return list(islice(queued, max(0, most)))
 
     def is_too_late(self, now: int) -> bool:
         """Whether a task registered now could only be refused: the budget is spent, or a second signal said hurry."""

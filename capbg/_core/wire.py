@@ -20,7 +20,10 @@ _MESSAGE_LIMIT = 4_000
 _TRACEBACK_LIMIT = 40_000
 _PROGRESS = struct.Struct("!dd?")
 _LENGTHS = struct.Struct("!HHH")
-_GO = struct.Struct("!qq")
+_GO = struct.Struct("!qqqq")
+
+GO_SIZE = 1 + _GO.size
+"""Bytes of the app's first packet."""
 
 
 class GarbageError(ValueError):
@@ -32,14 +35,6 @@ class Cause(Enum):
 
     DEADLINE = b"d"
     CPU = b"c"
-
-
-@dataclass(frozen=True, slots=True)
-class Go:
-    """App to worker, once: start, and keep these instants (CLOCK_MONOTONIC, ns)."""
-
-    soft_ns: int
-    hard_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,13 +170,17 @@ def _raised(body: bytes) -> Raised:
     return Raised(rest[:first].decode(), rest[first:second].decode(), rest[second:].decode())
 
 
-def encode_go(go: Go) -> bytes:
-    """Return the bytes of the app's first packet to a worker."""
-    return b"G" + _GO.pack(go.soft_ns, go.hard_ns)
+def encode_go(*, soft_ns: int, hard_ns: int, cpu_s: tuple[int, int]) -> bytes:
+    """Return the bytes of the app's only word to a worker before the acknowledgement: start, and keep these limits.
+
+    Two instants of CLOCK_MONOTONIC, in ns, and RLIMIT_CPU, soft and hard, in seconds.
+    """
+    return b"G" + _GO.pack(soft_ns, hard_ns, *cpu_s)
 
 
-def decode_go(data: bytes) -> Go:
-    """Return the :class:`Go` in ``data``, or raise :class:`GarbageError`."""
-    if data[:1] != b"G" or len(data) != 1 + _GO.size:
+def decode_go(data: bytes) -> tuple[int, int, int, int]:
+    """Return the four numbers of :func:`encode_go`, in order, or raise :class:`GarbageError`."""
+    if data[:1] != b"G" or len(data) != GO_SIZE:
         raise GarbageError(f"not the app's first packet: {data[:16]!r}")
-    return Go(*_GO.unpack(data[1:]))
+    # A plain tuple: a worker unpacks it on its way to the task, where each object of another type costs.
+    return _GO.unpack_from(data, 1)

@@ -7,8 +7,10 @@ moment nobody chose. CLOCK_MONOTONIC stands still while the machine sleeps, and 
 
 import ctypes
 import os
+import struct
 import threading
 import time
+from typing import NoReturn
 
 from capbg._core.words import NS
 from capbg._os import fds
@@ -20,6 +22,9 @@ _SIGEV_SIGNAL = 0
 _SIGEV_THREAD_ID = 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_TimerId, _byref = ctypes.c_void_p, ctypes.byref
+# Looked up here and not at the first call, which is a worker's: there each step costs a page.
+_timer_create, _timer_settime, _timer_delete = _libc.timer_create, _libc.timer_settime, _libc.timer_delete
 
 
 def now_ns() -> int:
@@ -27,54 +32,39 @@ def now_ns() -> int:
     return time.monotonic_ns()
 
 
-class _Timespec(ctypes.Structure):
-    _fields_ = (("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long))
+_ITIMERSPEC = struct.Struct("@llll")
+"""it_interval, it_value: seconds and nanoseconds each."""
+_SIGEVENT = struct.Struct("@Piii44x")
+"""sigev_value, the signal, the kind, the thread; 64 bytes with the padding (sigevent(7))."""
 
 
-class _Itimerspec(ctypes.Structure):
-    _fields_ = (("it_interval", _Timespec), ("it_value", _Timespec))
+def _once_at(instant_ns: int | None) -> bytes:
+    if instant_ns is None:
+        return _ITIMERSPEC.pack(0, 0, 0, 0)
+    # All zero would disarm: an instant in the distant past is one nanosecond after the clock's origin.
+    return _ITIMERSPEC.pack(0, 0, *divmod(max(1, instant_ns), NS))
 
 
-class _Sigevent(ctypes.Structure):
-    # struct sigevent is 64 bytes: a union sigval, the signal, the kind, and padding (sigevent(7)).
-    _fields_ = (
-        ("sigev_value", ctypes.c_void_p),
-        ("sigev_signo", ctypes.c_int),
-        ("sigev_notify", ctypes.c_int),
-        ("sigev_tid", ctypes.c_int),
-        ("pad", ctypes.c_char * 44),
-    )
-
-
-def _once_at(instant_ns: int | None) -> _Itimerspec:
-    spec = _Itimerspec()
-    if instant_ns is not None:
-        # All zero would disarm: an instant in the distant past is one nanosecond after the clock's origin.
-        instant_ns = max(1, instant_ns)
-        spec.it_value.tv_sec, spec.it_value.tv_nsec = divmod(instant_ns, NS)
-    return spec
-
-
-def _check(result: int, call: str) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{call}: {os.strerror(number)}")
-    return result
+def _fail(call: str) -> NoReturn:
+    number = ctypes.get_errno()
+    raise OSError(number, f"{call}: {os.strerror(number)}")
 
 
 class TimerFd:
     """A descriptor that is readable from an instant on (timerfd_create(2)); close-on-exec, non-blocking."""
 
     def __init__(self) -> None:
-        self.fd = _check(_libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_FLAGS), "timerfd_create")
+        self.fd = _libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_FLAGS)
+        if self.fd < 0:
+            _fail("timerfd_create")
         self._armed_ns: int | None = None
 
     def set(self, instant_ns: int | None) -> None:
         """Be readable from ``instant_ns`` on; None: never."""
         if instant_ns == self._armed_ns:
             return
-        spec = _once_at(instant_ns)
-        _check(_libc.timerfd_settime(self.fd, _TIMER_ABSTIME, ctypes.byref(spec), None), "timerfd_settime")
+        if _libc.timerfd_settime(self.fd, _TIMER_ABSTIME, _once_at(instant_ns), None) < 0:
+            _fail("timerfd_settime")
         self._armed_ns = instant_ns
 
     def clear(self) -> None:
@@ -101,17 +91,17 @@ class SignalTimer:
     """
 
     def __init__(self, signum: int, *, to_this_thread: bool = False) -> None:
-        event = _Sigevent(sigev_signo=signum, sigev_notify=_SIGEV_SIGNAL)
-        if to_this_thread:
-            event.sigev_notify, event.sigev_tid = _SIGEV_THREAD_ID, threading.get_native_id()
-        self._id = ctypes.c_void_p()
-        _check(_libc.timer_create(_CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(self._id)), "timer_create")
+        kind, thread = (_SIGEV_THREAD_ID, threading.get_native_id()) if to_this_thread else (_SIGEV_SIGNAL, 0)
+        self._id = _TimerId()
+        event = _SIGEVENT.pack(0, signum, kind, thread)
+        if _timer_create(_CLOCK_MONOTONIC, event, _byref(self._id)) < 0:
+            _fail("timer_create")
 
     def set(self, instant_ns: int | None) -> None:
         """Send the signal at ``instant_ns``, at once if it has passed; None: never."""
-        spec = _once_at(instant_ns)
-        _check(_libc.timer_settime(self._id, _TIMER_ABSTIME, ctypes.byref(spec), None), "timer_settime")
+        if _timer_settime(self._id, _TIMER_ABSTIME, _once_at(instant_ns), None) < 0:
+            _fail("timer_settime")
 
     def close(self) -> None:
         """Delete the timer."""
-        _libc.timer_delete(self._id)
+        _timer_delete(self._id)

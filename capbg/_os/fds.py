@@ -29,13 +29,15 @@ def close(fd: int) -> int:
 
 def close_owned(keep: int = -1) -> None:
     """In a worker: close everything of the app's but ``keep``, run by run (close_range(2) takes one run a call)."""
-    run: list[int] = []
-    for fd in [*sorted(OWNED - {keep}), -1]:
-        if run and fd != run[-1] + 1:
-            os.closerange(run[0], run[-1] + 1)
-            run = []
-        run.append(fd)
-    OWNED.clear()
+    first = last = -2
+    for fd in [*sorted(OWNED), -1]:
+        if fd == keep:
+            continue
+        if fd != last + 1:
+            if last >= 0:
+                os.closerange(first, last + 1)
+            first = fd
+        last = fd
 
 
 def packet_pair() -> tuple[socket.socket, socket.socket]:
@@ -98,15 +100,17 @@ def fill_standard() -> None:
         pass
 
 
-def discard_inherited_output(streams: tuple[object, ...]) -> None:
-    """In a forked worker: throw away what the app had buffered for stdout and stderr, for it is the app's to write.
+def redirect_in_worker(streams: tuple[object, ...]) -> None:
+    """In a worker: read nothing from the terminal, and throw away what the app had buffered for stdout and stderr.
 
-    Without this the app's half-written line comes out once more in every worker. Flushing in the app *before* the fork
-    would do, too, but it blocks for ever on a full pipe that nobody reads. So the buffer is flushed here, into
-    /dev/null, and the descriptor is put back.
+    A background process group would be stopped for reading (SIGTTIN). And what is buffered is the app's to write:
+    without this its half-written line comes out once more in every worker. Flushing in the app *before* the fork would
+    do, too, but it blocks for ever on a full pipe that nobody reads. So the buffer is flushed here, into /dev/null, and
+    the descriptor is put back.
     """
-    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
+        os.dup2(null, 0)
         for stream in streams:
             try:
                 fd = stream.fileno()  # type: ignore[attr-defined]
@@ -122,12 +126,5 @@ def discard_inherited_output(streams: tuple[object, ...]) -> None:
                 os.dup2(saved, fd)
                 os.close(saved)
     finally:
-        os.close(null)
-
-
-def stdin_from_null() -> None:
-    """In a worker: read nothing from the terminal. A background process group would be stopped for trying (SIGTTIN)."""
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    if null != 0:
-        os.close(null)
+        if null != 0:
+            os.close(null)

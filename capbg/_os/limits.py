@@ -13,7 +13,8 @@ import signal
 from capbg._core.budget import Limits
 
 _PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+_prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 
 
 def die_with_parent(parent: int) -> bool:
@@ -21,7 +22,7 @@ def die_with_parent(parent: int) -> bool:
 
     The parent may have died before the call, and then the signal never comes: so the parent's id is checked after it.
     """
-    if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) < 0:
+    if _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return os.getppid() == parent

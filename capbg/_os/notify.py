@@ -16,6 +16,16 @@ VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """What systemd tells its own child and nobody else: a worker loses them (sd_notify(3), sd_watchdog_enabled(3))."""
 
 
+_found: list[str] | None = None
+"""Which of them this process has, once an app was entered in it."""
+
+
+def forget_in_worker() -> None:
+    """In a worker: lose them."""
+    for variable in VARIABLES if _found is None else _found:
+        os.environ.pop(variable, None)
+
+
 def watchdog_ns(environ: Mapping[str, str]) -> int | None:
     """The watchdog interval systemd demands of this very process, in nanoseconds (sd_watchdog_enabled(3))."""
     pid = environ.get("WATCHDOG_PID", "")
@@ -31,6 +41,8 @@ class Notifier:
     """Sends datagrams to ``$NOTIFY_SOCKET`` as it was when this was made; does nothing where there is none."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
+        global _found
+        _found = [variable for variable in VARIABLES if variable in environ]
         self.enabled = bool(environ.get("NOTIFY_SOCKET"))
         self._socket: socket.socket | None = None
         if self.enabled:

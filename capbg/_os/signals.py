@@ -12,6 +12,7 @@ not (:meth:`Signals.handled`). What was rejected: signalfd (needs blocked signal
 child), a thread in sigwait (no threads in a guest's house, and forks beside it).
 """
 
+import _signal  # what `signal` wraps: there every number becomes an enum and back, which a worker's first moments feel
 import os
 import signal
 from collections.abc import Callable
@@ -183,29 +184,48 @@ def _nothing(_signum: int, _frame: FrameType | None) -> None:
     """Survive. A handler and not SIG_IGN: an exec resets it, so that a task's own children can be terminated."""
 
 
+_IGNORED, _DEFAULT = int(signal.SIG_IGN), int(signal.SIG_DFL)
+_SIGXCPU, _SIGCHLD = int(signal.SIGXCPU), int(signal.SIGCHLD)
+_HEARD_ONLY = tuple(map(int, (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGHUP)))
+_EXPIRY = (int(EXPIRE), _SIGXCPU)
+
+_marked: tuple[int, ...] = ()
+_to_restore: tuple[tuple[int, int], ...] = ()
+
+
+def survey() -> None:
+    """Look at what is handled and what ignored here, once for all the workers that are about to be forked."""
+    global _marked, _to_restore
+    found = {signum: _signal.getsignal(signum) for signum in range(1, signal.NSIG)}
+    marked = {*_HEARD_ONLY, *_EXPIRY, *map(int, APP_SIGNALS), *(each for each in found if callable(found[each]))}
+    _marked = tuple(sorted(marked))
+    restored = {each: _IGNORED if found[each] == _IGNORED else _DEFAULT for each in marked}
+    if found[_SIGCHLD] == _IGNORED:
+        restored[_SIGCHLD] = _DEFAULT  # ignored, it would break the waits of a task's own children
+    _to_restore = tuple((each, how) for each, how in restored.items() if each not in {*_HEARD_ONLY, *_EXPIRY})
+
+
 def reset_in_worker(on_expiry: Handler) -> None:
     """In a worker, our signals still blocked: forget the app's handlers, then unblock everything.
 
     SIGTERM, SIGINT, SIGTSTP and SIGHUP do nothing in a worker: a service manager may send them to every process of the
     service, but the word of when to stop comes from the app. ``on_expiry`` gets :data:`EXPIRE` and SIGXCPU.
     """
-    signal.set_wakeup_fd(-1)
-    ignored = {signum for signum in signal.valid_signals() if signal.getsignal(signum) is signal.SIG_IGN}
-    handled = {signum for signum in signal.valid_signals() if callable(signal.getsignal(signum))}
+    if not _marked:
+        survey()  # a process of its own, made by spawn or the fork server
+    set_handler = _signal.signal
+    _signal.set_wakeup_fd(-1)
     # The fork may come out of a Python handler whose signal was not alone (systemd sends SIGTERM and SIGCONT together).
     # CPython then leaves the others marked as arrived in the child, where the next signal would call them, too: a turn
     # of the app's would be taken for the expiry. So let all that is marked run into nothing, behind one signal of ours.
-    marked = handled | {*APP_SIGNALS, TURN, signal.SIGXCPU}
-    for signum in marked:
-        signal.signal(signum, _nothing)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGXCPU,))
-    signal.raise_signal(signal.SIGXCPU)
-    for signum in marked:
-        signal.signal(signum, signal.SIG_IGN if signum in ignored else signal.SIG_DFL)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would break the waits of a task's own children
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGHUP):
-        signal.signal(signum, _nothing)
-        signal.siginterrupt(signum, False)
-    for number in (EXPIRE, signal.SIGXCPU):
-        signal.signal(number, on_expiry)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for signum in _marked:
+        set_handler(signum, _nothing)
+    _signal.pthread_sigmask(signal.SIG_UNBLOCK, (_SIGXCPU,))
+    _signal.raise_signal(_SIGXCPU)
+    for signum, how in _to_restore:
+        set_handler(signum, how)
+    for signum in _HEARD_ONLY:
+        _signal.siginterrupt(signum, False)
+    for signum in _EXPIRY:
+        set_handler(signum, on_expiry)
+    _signal.pthread_sigmask(signal.SIG_SETMASK, ())

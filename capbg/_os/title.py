@@ -1,6 +1,16 @@
 """The process title, as ``ps`` shows it. The only place that calls ``setproctitle``."""
 
+import functools
 import os
+from collections.abc import Callable
+
+
+@functools.cache
+def _setproctitle() -> Callable[[str], object]:
+    import setproctitle
+
+    set_title: Callable[[str], object] = setproctitle.setproctitle
+    return set_title
 
 
 class Title:
@@ -43,6 +53,4 @@ class Title:
 
     def _set(self, text: str) -> None:
         if self.enabled:
-            import setproctitle
-
-            setproctitle.setproctitle(text)
+            _setproctitle()(text)

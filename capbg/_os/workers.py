@@ -1,16 +1,23 @@
 """Worker processes: started through ``multiprocess``, watched, signalled and reaped by pidfd. No policy.
 
-One class, :class:`WorkerProcess`, under every start method. Its ``_Popen`` is the extension point ``multiprocess``
-offers; ours block our signals over the start, make a pidfd the sentinel, and reap only when told to. What that cures:
+A worker is a process as ``multiprocess`` knows them (its ``current_process()`` is one, its orders travel by its
+pickler, its fork server and its spawn command start it), but ``Process.start()`` is never called. What that cures:
 
-* ``Process.start()`` polls all other children, and the stock ``poll()`` reaps them behind a supervisor's back: ours
-  only tells what :meth:`_Popen.reap` has found out.
-* The stock sentinel is a pipe that a grandchild can hold open; a pidfd belongs to one process (pidfd_open(2)).
-* The stock launcher flushes stdout first, and blocks if nobody reads it; under spawn it writes the pickled order into
-  a pipe, and blocks for ever if the child dies young. Ours flushes nothing, and puts the order into a memfd.
+* It polls all other children, and so reaps them behind a supervisor's back; here only :meth:`_Started.reap` does.
+* Its sentinel is a pipe that a grandchild can hold open; a pidfd belongs to one process (pidfd_open(2)).
+* It flushes stdout first, and blocks if nobody reads it; under spawn it writes the pickled order into a pipe, and
+  blocks for ever if the child dies young. Here nothing is flushed, and the order is put into a memfd.
 
 A new worker waits for the app's first packet before it does anything of the user's. So whatever goes wrong between
 the fork and the pidfd (a table of descriptors that is full), the worker is ended and nothing has happened twice.
+
+What a fork costs
+=================
+
+After a fork both sides share every page, and whoever writes to one first pays for a copy (measured: 4 to 7 us a page).
+CPython writes wherever it looks, for it counts references. So the app forks in batches: whatever can be done before
+the first fork or behind the last one is done there, and between two forks it touches next to nothing; and a worker's
+way to its task is short and looks at few objects.
 """
 
 import _thread
@@ -24,10 +31,11 @@ import signal
 import socket
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from multiprocess import connection, forkserver, popen_fork, process, reduction, resource_tracker, spawn, util
+from multiprocess import forkserver, process, reduction, resource_tracker, spawn, util
 from multiprocess.context import set_spawning_popen
 
 from capbg._core import wire
@@ -45,7 +53,7 @@ _STATUS_PATIENCE_MS = 200
 _SERVER_PLACES = 5
 """How many descriptors multiprocess opens at a time to ask the fork server for a process."""
 
-_DISCARD_PATIENCE_S = 2.0
+_DISCARD_PATIENCE_MS = 2_000
 """How long a worker that has not begun may take to die of SIGKILL."""
 
 _WAIT = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -65,59 +73,50 @@ def _inherit(dup: Any) -> InheritedFd:
     return InheritedFd(dup.detach())
 
 
-class _Popen(popen_fork.Popen):
-    """What every start method shares: a pidfd as sentinel, and an exit status that only :meth:`reap` finds."""
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What to start: a task's id and name, and what its worker is to do."""
 
-    def __init__(self, process_obj: "WorkerProcess") -> None:
-        # Not the stock constructor: it flushes stdout and stderr, which blocks where nobody reads them.
-        self.returncode: int | None = None
-        self.finalizer = None
-        self.pid = 0
-        self.sentinel = -1
-        self._spare = -1
-        self._launch(process_obj)
+    task_id: str
+    name: str
+    order: object
 
-    def poll(self, flag: int = os.WNOHANG) -> int | None:
-        return self.returncode
 
-    def wait(self, timeout: float | None = None) -> int | None:
-        if self.returncode is None and connection.wait([self.sentinel], timeout):
-            self.reap()
-        return self.returncode
+Target = Callable[[Any, socket.socket, int, "int | None"], NoReturn]
+"""What a worker calls: the order, its end of the pipe, the app's pid, and under forkserver the lifeline."""
+
+
+class _Started:
+    """A worker's process as the app sees it, whatever started it."""
+
+    pid = 0
+    pidfd = -1
 
     def reap(self) -> Exit | None:
         """Return how it ended, None while it has not. Afterwards the pid may be somebody else's."""
         try:
             pid, status, usage = os.wait4(self.pid, os.WNOHANG)
         except ChildProcessError:  # SIGCHLD is ignored in this program, or it waits for any child: both steal statuses
-            self.returncode = 255
             return Exit()
         if pid == 0:
             return None
-        self.returncode = os.waitstatus_to_exitcode(status)
         return _exit(
-            self.returncode, cpu_ns=round((usage.ru_utime + usage.ru_stime) * NS), max_rss=usage.ru_maxrss * 1024
+            os.waitstatus_to_exitcode(status),
+            cpu_ns=round((usage.ru_utime + usage.ru_stime) * NS),
+            max_rss=usage.ru_maxrss * 1024,
         )
 
     def is_unreaped(self) -> bool:
         """Whether the process, dead or alive, still has its pid to itself."""
         try:
-            os.waitid(os.P_PIDFD, self.sentinel, _WAIT)
+            os.waitid(os.P_PIDFD, self.pidfd, _WAIT)
         except ChildProcessError:
             return False
         return True
 
-    def _keep_a_place(self) -> None:
-        """Keep a place in the table of descriptors for the pidfd: better fail before the start than behind it."""
-        self._spare = fds.own(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-
-    def _free_the_place(self) -> None:
-        self._spare = fds.close(self._spare)
-
     def _watch(self) -> None:
-        self._free_the_place()
         try:
-            self.sentinel = fds.own(os.pidfd_open(self.pid))
+            self.pidfd = fds.own(os.pidfd_open(self.pid))
         except OSError:
             self._end_unwatched()
             raise
@@ -128,227 +127,14 @@ class _Popen(popen_fork.Popen):
         os.waitpid(self.pid, 0)
 
 
-class _ForkPopen(_Popen):
-    method = "fork"
-
-    def _launch(self, process_obj: "WorkerProcess") -> None:
-        self._keep_a_place()
-        mask = signals.block()
-        try:
-            self.pid = _fork()
-            if self.pid == 0:
-                _run_in_fork(process_obj)
-            try:
-                os.setpgid(self.pid, self.pid)  # on both sides: neither knows who is first
-            except OSError:
-                pass
-            self._watch()
-        finally:
-            self._free_the_place()
-            signals.restore_mask(mask)
-
-
-def _fork() -> int:
-    if sys.version_info < (3, 12):
-        return os.fork()
-    # The warning about threads is said once, in full and in the log, by whoever calls us.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
-
-
-def _run_in_fork(process_obj: "WorkerProcess") -> NoReturn:
-    """The child's side of a fork: what of ``multiprocess``'s bootstrap a worker needs, then the work."""
-    try:
-        process._current_process = process_obj
-        process._children = set()
-        process._process_counter = itertools.count(1)
-        util._finalizer_registry.clear()
-        util._run_after_forkers()
-        process_obj.run()
-    finally:
-        os._exit(os.EX_SOFTWARE)
-
-
-class _OrderedPopen(_Popen):
-    """Spawn and forkserver: the order is pickled into a memfd, which never blocks, whatever its size."""
-
-    def __init__(self, process_obj: "WorkerProcess") -> None:
-        self._fds: list[int] = []
-        super().__init__(process_obj)
-
-    def _write_order(self, process_obj: "WorkerProcess") -> tuple[int, bytes]:
-        """Return the order's memfd, and the few bytes that make ``multiprocess``'s own bootstrap read it."""
-        order = os.memfd_create("capbg-order", os.MFD_CLOEXEC)
-        set_spawning_popen(self)
-        try:
-            with open(order, "wb", closefd=False) as file:
-                reduction.dump((process_obj._target, process_obj._args), file)
-            os.lseek(order, 0, os.SEEK_SET)
-            process_obj._target = _run_order
-            process_obj._args = (InheritedFd(order),)
-            small = io.BytesIO()
-            reduction.dump(spawn.get_preparation_data(process_obj._name), small)
-            reduction.dump(process_obj, small)
-        except BaseException:
-            os.close(order)
-            raise
-        finally:
-            set_spawning_popen(None)
-        return order, small.getvalue()
-
-
-class _SpawnPopen(_OrderedPopen):
-    method = "spawn"
-
-    class DupFd:
-        def __init__(self, fd: int) -> None:
-            self.fd = fd
-
-        def detach(self) -> int:
-            return self.fd
-
-    def duplicate_for_child(self, fd: int) -> int:
-        self._fds.append(fd)
-        return fd
-
-    def _launch(self, process_obj: "WorkerProcess") -> None:
-        tracker = resource_tracker.getfd()  # before the block: starting one would unblock SIGTERM and SIGINT
-        order, small = self._write_order(process_obj)
-        head = -1
-        mask = signals.block()
-        try:
-            self._keep_a_place()
-            head = os.memfd_create("capbg-start", os.MFD_CLOEXEC)
-            os.write(head, small)
-            os.lseek(head, 0, os.SEEK_SET)
-            self._fds += [tracker, head]
-            command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=head)
-            self.pid = util.spawnv_passfds(spawn.get_executable(), command, self._fds)
-            self._watch()
-        finally:
-            self._free_the_place()
-            for fd in (order, head):
-                if fd >= 0:
-                    os.close(fd)
-            signals.restore_mask(mask)
-
-
-class _ForkServerPopen(_OrderedPopen):
-    method = "forkserver"
-
-    class DupFd:
-        def __init__(self, index: int) -> None:
-            self.index = index
-
-        def detach(self) -> int:
-            fd: int = forkserver.get_inherited_fds()[self.index]
-            return fd
-
-    def __init__(self, process_obj: "WorkerProcess") -> None:
-        self._status = -1
-        super().__init__(process_obj)
-
-    def duplicate_for_child(self, fd: int) -> int:
-        self._fds.append(fd)
-        return len(self._fds) - 1
-
-    def _launch(self, process_obj: "WorkerProcess") -> None:
-        order, small = self._write_order(process_obj)
-        try:
-            self._keep_a_place()
-            self._status = fds.own(_ask_server(self._fds, small))
-            if not _readable(self._status, _SERVER_PATIENCE_MS):
-                raise BlockingIOError(errno.EAGAIN, "the fork server does not answer")
-            try:
-                self.pid = forkserver.read_signed(self._status)
-            except EOFError as error:
-                raise BlockingIOError(errno.EAGAIN, "the fork server has gone away") from error
-            self._watch()
-        except BaseException:
-            # The worker, if there is one, finds its pipe closed and leaves.
-            self._status = fds.close(self._status)
-            raise
-        finally:
-            self._free_the_place()
-            os.close(order)
-
-    def reap(self) -> Exit | None:
-        if not _readable(self.sentinel, 0):
-            return None
-        self.returncode = 255
-        found = Exit()
-        if _readable(self._status, _STATUS_PATIENCE_MS):
-            try:
-                self.returncode = forkserver.read_signed(self._status)
-                found = _exit(self.returncode)
-            except (EOFError, OSError):
-                pass  # the server is gone, and the status with it
-        self._status = fds.close(self._status)
-        return found
-
-    def is_unreaped(self) -> bool:
-        return not _readable(self.sentinel, 0)  # its parent, the server, reaps it at once
-
-    def _end_unwatched(self) -> None:
-        pass  # not our child: it leaves by itself, see above
-
-
-def _exit(returncode: int, *, cpu_ns: int | None = None, max_rss: int | None = None) -> Exit:
-    if returncode < 0:
-        return Exit(signal=-returncode, cpu_ns=cpu_ns, max_rss=max_rss)
-    return Exit(exit_code=returncode, cpu_ns=cpu_ns, max_rss=max_rss)
-
-
-def _readable(fd: int, timeout_ms: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(timeout_ms))
-
-
-def _run_order(order: InheritedFd) -> None:
-    with open(order.fd, "rb") as file:
-        target, args = reduction.ForkingPickler.loads(file.read())
-    target(*args)
-
-
-_POPENS = {each.method: each for each in (_ForkPopen, _SpawnPopen, _ForkServerPopen)}
-
-
-class WorkerProcess(process.BaseProcess):
-    """One worker, as a ``multiprocess`` process."""
-
-    def __init__(self, method: str, target: Callable[..., NoReturn], args: tuple[object, ...], name: str) -> None:
-        # Not daemonic: such a process may not have children, and a task may need some.
-        super().__init__(target=target, args=args, name=name, daemon=False)
-        self._start_method = method
-
-    @staticmethod
-    def _Popen(process_obj: "WorkerProcess") -> _Popen:
-        return _POPENS[process_obj._start_method](process_obj)
-
-    def start(self) -> None:
-        """Start it; OSError where that cannot be done now."""
-        # A daemonic process of multiprocess may have no children by its rules, but an app that is one has a grace
-        # period all the same.
-        config = process._current_process._config
-        daemonic = config.pop("daemon", None)
-        try:
-            super().start()
-        finally:
-            if daemonic is not None:
-                config["daemon"] = daemonic
-
-
 class Worker:
     """The app's handle on one worker: its pipe and its pidfd. One owner, closed by :meth:`close`."""
 
-    def __init__(self, task_id: str, started: WorkerProcess, pipe: socket.socket) -> None:
+    def __init__(self, task_id: str, started: "_Started", pipe: socket.socket) -> None:
         self.task_id = task_id
-        self._process = started
-        self._popen: _Popen = started._popen
-        self.pid: int = self._popen.pid
-        self.pidfd = self._popen.sentinel
+        self._started = started
+        self.pid = started.pid
+        self.pidfd = started.pidfd
         self._pipe = pipe
 
     @property
@@ -401,7 +187,7 @@ class Worker:
     def _kill_group(self) -> None:
         """Only while the group's number cannot be another's: its leader is not reaped, or is gone without a trace."""
         try:
-            if self._popen.is_unreaped():
+            if self._started.is_unreaped():
                 ours = os.getpgid(self.pid) == self.pid
             else:
                 # A group outlives its leader, and keeps the number from being given to a new process meanwhile.
@@ -416,53 +202,317 @@ class Worker:
         if not _readable(self.pidfd, 0):
             return None
         self._kill_group()  # before the leader's number is free
-        found = self._popen.reap()
-        if found is not None:
-            self._process.join(0)
-        return found
+        return self._started.reap()
 
     def discard(self) -> None:
         """End a worker that was never told to go: it has done nothing yet, so it dies at once."""
         self.kill()
-        self._popen.wait(_DISCARD_PATIENCE_S)
+        if _readable(self.pidfd, _DISCARD_PATIENCE_MS):
+            self._started.reap()
         self.close()
 
     def close(self) -> None:
         """Close its descriptors."""
         fds.OWNED.discard(self._pipe.fileno())
         self._pipe.close()
-        self.pidfd = self._popen.sentinel = fds.close(self.pidfd)
-        process._children.discard(self._process)
+        self.pidfd = self._started.pidfd = fds.close(self.pidfd)
 
     def forget_in_child(self) -> None:
         """In a forked child: the numbers are closed as a lot; this object must not close them once more."""
         self._pipe.detach()
-        self.pidfd = self._popen.sentinel = -1
+        self.pidfd = self._started.pidfd = -1
 
 
-def launch(method: str, task_id: str, *, target: Callable[..., NoReturn], order: object, name: str) -> Worker:
-    """Start a worker that calls ``target(order, pipe, parent, lifeline)``, and return the handle on it.
+# ------------------------------------------------------------------------------------------------------------- fork
 
-    OSError where the machine or its policy does not allow it now. Main thread only; signals are blocked meanwhile.
-    """
-    ours, theirs = fds.packet_pair()
+
+class _Forked(_Started):
+    def __init__(self, start: Start) -> None:
+        self.start = start
+        self.process = process.BaseProcess(name=start.name, daemon=False)
+        self.ours, self.theirs = fds.packet_pair()
+        # Both, for the other workers of the batch are to hold neither.
+        fds.own(self.ours.fileno())
+        fds.own(self.theirs.fileno())
+
+    def watch(self) -> Worker:
+        """In the app: give up what is the worker's, which frees a place for the pidfd."""
+        self._close_theirs()
+        try:
+            os.setpgid(self.pid, self.pid)  # on both sides: neither knows who is first
+        except OSError:
+            pass
+        try:
+            self._watch()
+        except OSError:
+            self._close_ours()
+            raise
+        return Worker(self.start.task_id, self, self.ours)
+
+    def drop(self) -> None:
+        """It was not forked."""
+        self._close_theirs()
+        self._close_ours()
+
+    def _close_theirs(self) -> None:
+        fds.OWNED.discard(self.theirs.fileno())
+        self.theirs.close()
+
+    def _close_ours(self) -> None:
+        fds.OWNED.discard(self.ours.fileno())
+        self.ours.close()
+
+
+def _launch_forks(starts: Sequence[Start], target: Target) -> list[Worker | Exception]:
+    problem: Exception | None = None
+    made: list[_Forked] = []
+    found: list[Worker | Exception] = []
+    parent = os.getpid()
+    signals.survey()
     try:
-        lifeline = None if _lifeline is None else InheritedFd(_lifeline[0])
-        args = (order, InheritedFd(theirs.fileno()), os.getpid(), lifeline)
-        started = WorkerProcess(method, target, args, name)
-        fds.own(ours.fileno())
-        started.start()
-    except BaseException:
-        fds.OWNED.discard(ours.fileno())
-        ours.close()
-        raise
+        for start in starts:
+            made.append(_Forked(start))
+    except OSError as error:
+        problem = error
+    mask = signals.block()
+    try:
+        try:
+            for each in made:  # nothing in between: see above
+                pid = _fork()
+                if pid == 0:
+                    _run_in_fork(each, target, parent)
+                each.pid = pid
+        except OSError as error:
+            problem = error
+        for each in made:
+            if not each.pid:
+                each.drop()
+                continue
+            try:
+                found.append(each.watch())
+            except OSError as error:
+                found.append(error)
     finally:
-        if theirs.fileno() >= 0:
-            theirs.close()
-    return Worker(task_id, started, ours)
+        signals.restore_mask(mask)
+    if problem is not None:
+        found.append(problem)
+    return found
+
+
+def _fork() -> int:
+    if sys.version_info < (3, 12):
+        return os.fork()
+    # The warning about threads is said once, in full and in the log, by whoever calls us.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _run_in_fork(forked: _Forked, target: Target, parent: int) -> NoReturn:
+    """The child's side of a fork: what of ``multiprocess``'s bootstrap a worker needs, then the work."""
+    try:
+        process._current_process = forked.process
+        if process._children:
+            process._children = set()
+        process._process_counter = itertools.count(1)
+        if util._finalizer_registry:
+            util._finalizer_registry.clear()
+        if util._afterfork_registry:
+            util._run_after_forkers()
+        target(forked.start.order, forked.theirs, parent, None)
+    finally:
+        os._exit(os.EX_SOFTWARE)
 
 
 # ------------------------------------------------------------------------------------------------ spawn, forkserver
+
+
+class _Ordered(_Started):
+    """Spawn and forkserver: the order is pickled into a memfd, which never blocks, whatever its size."""
+
+    method: str
+
+    def __init__(self, start: Start, target: Target) -> None:
+        self._fds: list[int] = []
+        self._spare = -1
+        lifeline = None if _lifeline is None else InheritedFd(_lifeline[0])
+        self.ours, theirs = fds.packet_pair()
+        fds.own(self.ours.fileno())
+        try:
+            args = (target, start.order, InheritedFd(theirs.fileno()), os.getpid(), lifeline)
+            made = process.BaseProcess(target=_run_order, name=start.name, daemon=False)
+            made._start_method = self.method  # what the worker's own multiprocess goes by
+            self._launch(made, args)
+        except BaseException:
+            fds.OWNED.discard(self.ours.fileno())
+            self.ours.close()
+            raise
+        finally:
+            theirs.close()
+
+    def _launch(self, made: Any, args: tuple[object, ...]) -> None:
+        raise NotImplementedError
+
+    def _write_order(self, made: Any, args: tuple[object, ...]) -> tuple[int, bytes]:
+        """Return the order's memfd, and the few bytes that make ``multiprocess``'s own bootstrap read it."""
+        order = os.memfd_create("capbg-order", os.MFD_CLOEXEC)
+        set_spawning_popen(self)
+        try:
+            with open(order, "wb", closefd=False) as file:
+                reduction.dump(args, file)
+            os.lseek(order, 0, os.SEEK_SET)
+            made._args = (InheritedFd(order),)
+            small = io.BytesIO()
+            reduction.dump(spawn.get_preparation_data(made._name), small)
+            reduction.dump(made, small)
+        except BaseException:
+            os.close(order)
+            raise
+        finally:
+            set_spawning_popen(None)
+        return order, small.getvalue()
+
+    def _keep_a_place(self) -> None:
+        """Keep a place in the table of descriptors for the pidfd: better fail before the start than behind it."""
+        self._spare = fds.own(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+    def _free_the_place(self) -> None:
+        self._spare = fds.close(self._spare)
+
+
+class _Spawned(_Ordered):
+    method = "spawn"
+
+    class DupFd:
+        def __init__(self, fd: int) -> None:
+            self.fd = fd
+
+        def detach(self) -> int:
+            return self.fd
+
+    def duplicate_for_child(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def _launch(self, made: Any, args: tuple[object, ...]) -> None:
+        tracker = resource_tracker.getfd()  # before the block: starting one would unblock SIGTERM and SIGINT
+        order, small = self._write_order(made, args)
+        head = -1
+        mask = signals.block()
+        try:
+            self._keep_a_place()
+            head = os.memfd_create("capbg-start", os.MFD_CLOEXEC)
+            os.write(head, small)
+            os.lseek(head, 0, os.SEEK_SET)
+            self._fds += [tracker, head]
+            command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=head)
+            self.pid = util.spawnv_passfds(spawn.get_executable(), command, self._fds)
+            self._free_the_place()
+            self._watch()
+        finally:
+            self._free_the_place()
+            for fd in (order, head):
+                if fd >= 0:
+                    os.close(fd)
+            signals.restore_mask(mask)
+
+
+class _Served(_Ordered):
+    method = "forkserver"
+
+    class DupFd:
+        def __init__(self, index: int) -> None:
+            self.index = index
+
+        def detach(self) -> int:
+            fd: int = forkserver.get_inherited_fds()[self.index]
+            return fd
+
+    _status = -1
+
+    def duplicate_for_child(self, fd: int) -> int:
+        self._fds.append(fd)
+        return len(self._fds) - 1
+
+    def _launch(self, made: Any, args: tuple[object, ...]) -> None:
+        order, small = self._write_order(made, args)
+        try:
+            self._keep_a_place()
+            self._status = fds.own(_ask_server(self._fds, small))
+            if not _readable(self._status, _SERVER_PATIENCE_MS):
+                raise BlockingIOError(errno.EAGAIN, "the fork server does not answer")
+            try:
+                self.pid = forkserver.read_signed(self._status)
+            except EOFError as error:
+                raise BlockingIOError(errno.EAGAIN, "the fork server has gone away") from error
+            self._free_the_place()
+            self._watch()
+        except BaseException:
+            # The worker, if there is one, finds its pipe closed and leaves.
+            self._status = fds.close(self._status)
+            raise
+        finally:
+            self._free_the_place()
+            os.close(order)
+
+    def reap(self) -> Exit | None:
+        if not _readable(self.pidfd, 0):
+            return None
+        found = Exit()
+        if _readable(self._status, _STATUS_PATIENCE_MS):
+            try:
+                found = _exit(forkserver.read_signed(self._status))
+            except (EOFError, OSError):
+                pass  # the server is gone, and the status with it
+        self._status = fds.close(self._status)
+        return found
+
+    def is_unreaped(self) -> bool:
+        return not _readable(self.pidfd, 0)  # its parent, the server, reaps it at once
+
+    def _end_unwatched(self) -> None:
+        pass  # not our child: it leaves by itself, see above
+
+
+def _exit(returncode: int, *, cpu_ns: int | None = None, max_rss: int | None = None) -> Exit:
+    if returncode < 0:
+        return Exit(signal=-returncode, cpu_ns=cpu_ns, max_rss=max_rss)
+    return Exit(exit_code=returncode, cpu_ns=cpu_ns, max_rss=max_rss)
+
+
+def _readable(fd: int, timeout_ms: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(timeout_ms))
+
+
+def _run_order(order: InheritedFd) -> None:
+    with open(order.fd, "rb") as file:
+        target, what, pipe, parent, lifeline = reduction.ForkingPickler.loads(file.read())
+    target(what, socket.socket(fileno=pipe.fd), parent, None if lifeline is None else lifeline.fd)
+
+
+_ORDERED: dict[str, type[_Ordered]] = {each.method: each for each in (_Spawned, _Served)}
+
+
+def launch(method: str, starts: Sequence[Start], *, target: Target) -> list[Worker | Exception]:
+    """Start a worker for each of ``starts`` and return the handles, in their order; main thread only.
+
+    In the place of a worker that could not be started is why: an OSError where the machine or its policy does not
+    allow it now, or what pickling its order raised. Nothing is tried behind the first one that fails: the list may
+    be shorter.
+    """
+    if method == "fork":
+        return _launch_forks(starts, target)
+    found: list[Worker | Exception] = []
+    for start in starts:
+        try:
+            started = _ORDERED[method](start, target)
+        except Exception as error:  # noqa: BLE001 - pickling runs the user's own __reduce__ and __getstate__
+            return [*found, error]
+        found.append(Worker(start.task_id, started, started.ours))
+    return found
+
 
 _server: Any = None
 _lifeline: tuple[int, int] | None = None
@@ -570,7 +620,7 @@ class _TrialPickler(reduction.ForkingPickler):
 class _TrialPopen:
     """Stands in for a start: without one, multiprocess shares a descriptor by a thread that it starts for that."""
 
-    DupFd = _SpawnPopen.DupFd
+    DupFd = _Spawned.DupFd
 
     def duplicate_for_child(self, fd: int) -> int:
         return fd

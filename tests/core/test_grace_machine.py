@@ -186,7 +186,7 @@ class GraceMachine(RuleBasedStateMachine):
         elif self.now - self.stop_ns <= NS:
             assert not actions, "a duplicate"
         else:
-            assert self.core.next_start(self.now) is None, "told to hurry"
+            assert [] == self.core.next_starts(self.now, 1), "told to hurry"
             assert all(each.facts - {""} for each in self.workers.values())
 
     @rule()
@@ -206,11 +206,10 @@ class GraceMachine(RuleBasedStateMachine):
         self.listener_errors += errors
         self.step(Announced(errors))
 
-    @precondition(lambda self: self.core.next_start(self.now) is not None)
+    @precondition(lambda self: self.core.next_starts(self.now, 1))
     @rule(how=st.sampled_from(["ok", "ok", "ok", "short", "refused"]), mortal=st.sampled_from([True, True, False]))
     def start(self, how: str, mortal: bool) -> None:
-        run = self.core.next_start(self.now)
-        assert run is not None
+        [run] = self.core.next_starts(self.now, 1)
         if how != "ok":
             self.step(StartFailed(run.id, "EAGAIN", shortage=how == "short"))
             return
@@ -305,11 +304,11 @@ class GraceMachine(RuleBasedStateMachine):
         if self.core.announcement is not None:
             self.listeners_return(fails=False)
         for _ in range(starts):
-            if self.core.next_start(self.now) is not None:
+            if self.core.next_starts(self.now, 1):
                 self.start("ok", mortal)
         self._settle_turn()
 
-    @precondition(lambda self: self.workers or self.core.next_start(self.now) is not None)
+    @precondition(lambda self: self.workers or self.core.next_starts(self.now, 1))
     @rule(
         which=ANY,
         mortal=st.sampled_from([True, True, False]),
@@ -319,7 +318,7 @@ class GraceMachine(RuleBasedStateMachine):
     )
     def live(self, which: int, mortal: bool, words: list[wire.Packet], then: Exit | None, late: bool) -> None:
         """The usual life of a worker, in one step: a start, some words, and perhaps an end."""
-        if self.core.next_start(self.now) is not None:
+        if self.core.next_starts(self.now, 1):
             self.start("ok", mortal)
         worker = self._one(which)
         if late:  # it is told to come to an end, and half of what it then has is over
@@ -368,7 +367,7 @@ class GraceMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_starts_unannounced_or_beyond_the_limit(self) -> None:
         if self.core.announcement is not None:
-            assert self.core.next_start(self.now) is None
+            assert [] == self.core.next_starts(self.now, 1)
         if self.max_workers is not None:
             assert len(self.workers) <= self.max_workers
 
@@ -384,7 +383,7 @@ class GraceMachine(RuleBasedStateMachine):
             if self.core.announcement is not None:
                 self.listeners_return(fails=False)
                 continue
-            if self.core.next_start(self.now) is not None:
+            if self.core.next_starts(self.now, 1):
                 self.start("ok", mortal=True)
                 continue
             dying = [each for each in self.workers.values() if each.mortal and each.killed_ns is not None]

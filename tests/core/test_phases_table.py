@@ -78,8 +78,7 @@ class Driver:
 
     def start(self) -> str:
         """Start the worker whose turn it is."""
-        run = self.core.next_start(self.now)
-        assert run is not None
+        [run] = self.core.next_starts(self.now, 1)
         self(WorkerStarted(run.id, 4711))
         return run.id
 
@@ -216,10 +215,9 @@ def test_a_stop_in_the_grace_period_of_a_suspension_leaves_and_does_not_suspend(
     drive(task("queued"))
     drive(StopRequested(Reason.TERMINATE), after_s=20.0)
     turned = drive.now
-    assert None is drive.core.next_start(drive.now)  # the listeners have yet to be told, and may cancel it
+    assert [] == drive.core.next_starts(drive.now, 1)  # the listeners have yet to be told, and may cancel it
     drive(Announced(), Tick())
-    run = drive.core.next_start(drive.now)
-    assert run is not None
+    [run] = drive.core.next_starts(drive.now, 9)
     assert ("queued", turned + round(GRACE_S * NS)) == (run.id, run.last_start_ns)
     drive.start()
     drive.finish("queued")
@@ -280,7 +278,7 @@ def test_what_is_registered_too_late_is_refused_and_not_forgotten(signal: Event)
     drive(Tick(), after_s=GRACE_S)
     assert drive.core.is_too_late(drive.now)
     drive(task(), Tick())
-    assert None is drive.core.next_start(drive.now)
+    assert [] == drive.core.next_starts(drive.now, 1)
     assert [("save", Outcome.REFUSED)] == drive.outcomes()
 
 
@@ -314,7 +312,7 @@ def test_a_resume_before_the_listeners_were_told_tells_them_nothing() -> None:
     drive(SuspendRequested(), Continued())
     assert drive.core.announcement is None
     drive(Tick())
-    assert None is drive.core.next_start(drive.now)
+    assert [] == drive.core.next_starts(drive.now, 1)
     assert None is drive.core.next_deadline()
     assert [] == drive.told(TellEnded)
     assert {"save": TaskState.REGISTERED} == drive.states()
@@ -361,7 +359,7 @@ def test_a_task_still_running_from_a_suspension_runs_again_at_the_next_backgroun
     drive.start()
     drive(Continued(), Announced(), Tick())
     drive.background(StopRequested(Reason.TERMINATE))
-    assert None is drive.core.next_start(drive.now)
+    assert [] == drive.core.next_starts(drive.now, 1)
     drive.finish("save")
     drive(Tick())
     assert [] == drive.told(Leave)
@@ -385,7 +383,7 @@ def test_a_run_behind_another_is_dropped_when_its_backgrounding_is_over_or_it_is
     drive.background(SuspendRequested())
     drive(undo, Announced(), Tick())
     drive.finish("save")
-    assert None is drive.core.next_start(drive.now)
+    assert [] == drive.core.next_starts(drive.now, 1)
     drive(Tick())
     assert not drive.core.live
     assert 1 == len(drive.told(TellEnded))
@@ -443,7 +441,7 @@ def test_a_one_shot_runs_at_one_backgrounding_only() -> None:
     drive(task())
     assert TaskState.REGISTERED is drive.states()["save"]
     drive(Continued(), Announced(), Tick())
-    assert None is drive.core.next_start(drive.now)
+    assert [] == drive.core.next_starts(drive.now, 1)
     drive.background(SuspendRequested())
     assert {"slow", "save"} == {drive.start(), drive.start()}
     assert 0 == drive.core.registered_once
@@ -457,10 +455,10 @@ def test_no_worker_starts_before_the_listeners_have_returned() -> None:
     drive = Driver()
     drive(task("before"))
     drive(StopRequested(Reason.TERMINATE), task("in-listener"))
-    assert None is drive.core.next_start(drive.now)
+    assert [] == drive.core.next_starts(drive.now, 1)
     drive(CancelRequested("before"), Announced())
     assert "in-listener" == drive.start()
-    assert None is drive.core.next_start(drive.now)
+    assert [] == drive.core.next_starts(drive.now, 1)
     assert [] == drive.outcomes()
 
 
@@ -471,9 +469,9 @@ def test_no_more_workers_than_allowed_run_at_a_time() -> None:
     drive.background(StopRequested(Reason.TERMINATE))
     drive.start()
     drive.start()
-    assert None is drive.core.next_start(drive.now)
+    assert [] == drive.core.next_starts(drive.now, 1)
     drive(PacketArrived("a", wire.Finish()))
-    assert None is drive.core.next_start(drive.now)
+    assert [] == drive.core.next_starts(drive.now, 1)
     drive(WorkerExited("a", Exit(exit_code=0)))
     assert "c" == drive.start()
 
@@ -484,10 +482,10 @@ def test_a_shortage_is_tried_again_until_the_end_of_the_grace_period() -> None:
     drive(task())
     drive.background(StopRequested(Reason.TERMINATE))
     drive(StartFailed("save", "EAGAIN", shortage=True))
-    assert None is drive.core.next_start(drive.now)
+    assert [] == drive.core.next_starts(drive.now, 1)
     assert drive.now + RETRY_NS == drive.core.next_deadline()
     drive.now += RETRY_NS
-    assert drive.core.next_start(drive.now) is not None
+    assert drive.core.next_starts(drive.now, 1)
     drive(Tick())
     deadline = drive.core.next_deadline()
     assert deadline is not None
@@ -506,7 +504,7 @@ def test_what_a_task_leaves_behind_is_tried_for_at_once() -> None:
     drive.background(StopRequested(Reason.TERMINATE))
     drive.start()
     drive(StartFailed("waits", "EAGAIN", shortage=True))
-    assert None is drive.core.next_start(drive.now)
+    assert [] == drive.core.next_starts(drive.now, 1)
     drive.finish("runs")
     assert "waits" == drive.start()
 

@@ -134,21 +134,25 @@ INSTANTS = st.integers(-(2**63), 2**63 - 1)
 
 
 @PURE
-@given(INSTANTS, INSTANTS)
-def test_the_first_packet_of_the_app_comes_back_as_it_went(soft_ns: int, hard_ns: int) -> None:
-    """The two instants a worker lives by arrive to the nanosecond."""
-    go = wire.Go(soft_ns, hard_ns)
-    assert go == wire.decode_go(wire.encode_go(go))
+@given(INSTANTS, INSTANTS, INSTANTS, INSTANTS)
+def test_the_first_packet_of_the_app_comes_back_as_it_went(
+    soft_ns: int, hard_ns: int, soft_s: int, hard_s: int
+) -> None:
+    """The two instants a worker lives by arrive to the nanosecond, and so does its CPU time."""
+    data = wire.encode_go(soft_ns=soft_ns, hard_ns=hard_ns, cpu_s=(soft_s, hard_s))
+    assert wire.GO_SIZE == len(data)
+    assert (soft_ns, hard_ns, soft_s, hard_s) == wire.decode_go(data)
 
 
 @PURE
 @given(st.binary(max_size=40))
 @example(b"G")
-@example(wire.encode_go(wire.Go(1, 2)) + b"\0")
+@example(wire.encode_go(soft_ns=1, hard_ns=2, cpu_s=(3, 4)) + b"\0")
 def test_a_first_packet_that_is_none_is_garbage(data: bytes) -> None:
     """A worker that gets anything else as its first packet does not begin."""
-    if data[:1] == b"G" and len(data) == 17:
-        assert wire.encode_go(wire.decode_go(data)) == data
+    if data[:1] == b"G" and len(data) == wire.GO_SIZE:
+        soft_ns, hard_ns, *cpu_s = wire.decode_go(data)
+        assert data == wire.encode_go(soft_ns=soft_ns, hard_ns=hard_ns, cpu_s=(cpu_s[0], cpu_s[1]))
         return
     with pytest.raises(wire.GarbageError):
         wire.decode_go(data)

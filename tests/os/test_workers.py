@@ -1,7 +1,9 @@
 """Worker processes: started, watched, signalled, killed as a group and reaped by pidfd, under every start method."""
 
 import contextlib
+import errno
 import os
+import resource
 import select
 import signal
 import socket
@@ -17,37 +19,50 @@ from tests.probe import PATIENCE_S, Launcher, is_alive, process_group
 METHODS = ("fork", "forkserver", "spawn")
 
 
-def echo(order: object, pipe: Any, parent: int, lifeline: object) -> NoReturn:
+def echo(order: object, pipe: socket.socket, parent: int, lifeline: int | None) -> NoReturn:
     """Send back one packet and leave with 7."""
-    talk = socket.socket(fileno=pipe.fd)
-    talk.setblocking(True)
-    talk.send(talk.recv(100))
+    pipe.send(pipe.recv(100))
     os._exit(7)
 
 
-def wait_for_ever(order: object, pipe: Any, parent: int, lifeline: object) -> NoReturn:
+def wait_for_ever(order: object, pipe: socket.socket, parent: int, lifeline: int | None) -> NoReturn:
     while True:
         time.sleep(1)
 
 
-def speak(order: object, pipe: Any, parent: int, lifeline: object) -> NoReturn:
-    socket.socket(fileno=pipe.fd).send(b"word")
+def speak(order: object, pipe: socket.socket, parent: int, lifeline: int | None) -> NoReturn:
+    pipe.send(b"word")
     os._exit(0)
 
 
-def leave_a_child(order: object, pipe: Any, parent: int, lifeline: object) -> NoReturn:
+def leave_a_child(order: object, pipe: socket.socket, parent: int, lifeline: int | None) -> NoReturn:
     """Leave with 0, and with a child that holds every descriptor and is told of by its pid."""
     os.setpgid(0, 0)
     pid = os.fork()
     if pid == 0:
         time.sleep(PATIENCE_S)  # and not for ever: if it is not killed, it must not hold up whoever reads our output
         os._exit(0)
-    socket.socket(fileno=pipe.fd).send(str(pid).encode())
+    pipe.send(str(pid).encode())
     os._exit(0)
 
 
+def hold_or_leave(order: object, pipe: socket.socket, parent: int, lifeline: int | None) -> NoReturn:
+    """Hold nothing but the own pipe, tell the number, and stay, unless it is 3."""
+    fds.close_owned(keep=pipe.fileno())
+    pipe.send(str(order).encode())
+    while order != 3:
+        time.sleep(1)
+    os._exit(0)
+
+
+def started(found: workers.Worker | Exception) -> workers.Worker:
+    assert isinstance(found, workers.Worker), found
+    return found
+
+
 def launch_worker(target: Any, order: object = None) -> workers.Worker:
-    return workers.launch("fork", "id", target=target, order=order, name="worker")
+    [found] = workers.launch("fork", [workers.Start("id", "worker", order)], target=target)
+    return started(found)
 
 
 def wait_readable(fd: int) -> None:
@@ -123,22 +138,63 @@ def test_what_a_worker_leaves_in_its_group_is_killed_when_it_is_reaped() -> None
         worker.close()
 
 
-def test_it_is_a_process_as_multiprocess_knows_them() -> None:
-    """Sentinel, join and exit code do what the documentation of multiprocessing says, and nothing is polled away."""
-    first, second = (workers.WorkerProcess("fork", os._exit, (code,), f"exit {code}") for code in (3, 4))
-    first.start()
-    wait_readable(first.sentinel)
-    second.start()  # the stock start() reaps whatever has ended: not ours
-    assert first.exitcode is None
-    os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)
-    assert {first, second} <= process._children
-    assert first.sentinel in connection.wait([first.sentinel, second.sentinel], PATIENCE_S)
-    for each, code in ((first, 3), (second, 4)):
-        each.join()
-        assert code == each.exitcode
-        assert not each.is_alive()
-        fds.close(each.sentinel)
-    assert not process._children
+def name_itself(order: object, pipe: socket.socket, parent: int, lifeline: int | None) -> NoReturn:
+    """Tell what multiprocess makes of a worker."""
+    me = process.current_process()
+    pipe.send(f"{me.name} {me.pid == os.getpid()} {me.daemon} {len(process.active_children())}".encode())
+    os._exit(0)
+
+
+def test_multiprocess_knows_a_worker_as_a_process_and_the_app_has_no_child_of_its_making() -> None:
+    """In the worker ``current_process()`` is it; in the app ``active_children()``, which reaps, does not tell of it."""
+    worker = launch_worker(name_itself)
+    try:
+        wait_readable(worker.pidfd)
+        assert [] == process.active_children()
+        assert b"worker True False 0" == worker.receive()
+        assert worker.reap() is not None
+    finally:
+        worker.close()
+
+
+def test_a_batch_shares_no_pipe() -> None:
+    """Of eight workers forked in one go each is heard on its own pipe, and its end is seen there while seven live on."""
+    starts = [workers.Start(f"id-{number}", "worker", number) for number in range(8)]
+    batch = [started(each) for each in workers.launch("fork", starts, target=hold_or_leave)]
+    try:
+        for number, each in enumerate(batch):
+            wait_readable(each.pipe_fd)
+            assert (f"id-{number}", str(number).encode()) == (each.task_id, each.receive())
+        wait_readable(batch[3].pidfd)
+        wait_readable(batch[3].pipe_fd)
+        assert b"" == batch[3].receive()
+        assert [None] * 7 == [each.reap() for each in batch if each is not batch[3]]
+    finally:
+        for each in batch:
+            each.discard()
+
+
+def test_what_does_not_fit_into_a_batch_fails_behind_what_does() -> None:
+    """With descriptors for three, three of eight are started, and the fourth is told why it was not."""
+    starts = [workers.Start(f"id-{number}", "worker", number) for number in range(8)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    free = highest + 1 - len(os.listdir("/proc/self/fd"))
+    holes = [os.open(os.devnull, os.O_RDONLY) for _ in range(free + 1)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(holes + [highest]) + 1 + 7, hard))
+    try:
+        found = workers.launch("fork", starts, target=hold_or_leave)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in holes:
+            os.close(fd)
+    *some, last = found
+    for each in some:
+        started(each).discard()
+    assert 3 == len(some)
+    assert isinstance(last, OSError)
+    assert errno.EMFILE == last.errno
+    assert not fds.OWNED
 
 
 def test_a_worker_that_left_its_group_for_ours_is_killed_alone(launch: Launcher) -> None:
@@ -148,12 +204,12 @@ def test_a_worker_that_left_its_group_for_ours_is_killed_alone(launch: Launcher)
         from capbg._os import workers
 
         def joins(order, pipe, parent, lifeline):
-            os.read(pipe.fd, 1)  # not before its parent has seen to its group
+            pipe.recv(1)  # not before its parent has seen to its group
             os.setpgid(0, os.getpgid(parent))
             while True:
                 time.sleep(1)
 
-        worker = workers.launch("fork", "id", target=joins, order=None, name="joins")
+        [worker] = workers.launch("fork", [workers.Start("id", "joins", None)], target=joins)
         worker.send(b"x")
         while os.getpgid(worker.pid) != os.getpgrp():
             time.sleep(0.001)
@@ -190,7 +246,7 @@ def test_a_status_that_somebody_else_has_taken_is_no_error(launch: Launcher, thi
         ignoring = {thief.startswith("signal")}
         if ignoring:
             {thief if thief.startswith("signal") else "pass"}
-        worker = workers.launch("fork", "id", target=leaves, order=None, name="leaves")
+        [worker] = workers.launch("fork", [workers.Start("id", "leaves", None)], target=leaves)
         select.select([worker.pidfd], [], [])
         if not ignoring:
             {thief if not thief.startswith("signal") else "pass"}
@@ -234,7 +290,10 @@ def test_launches_leave_nothing_behind(launch: Launcher, method: str, count: int
                 return kinds(), len(fds.OWNED), len(process._children), len(children.read().split())
 
         def start(target):
-            return workers.launch(method, "id", target=target, order=None, name="worker")
+            [found] = workers.launch(method, [workers.Start("id", "worker", None)], target=target)
+            if isinstance(found, Exception):
+                raise found
+            return found
 
         def end(worker, kill):
             if kill:
