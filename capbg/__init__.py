@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         WrongThreadError,
         WrongTypeError,
     )
-    from capbg.worker import Task, current_task
+    from capbg.task import Task, current_task
 
 __version__ = "0.1.0"
 
@@ -72,8 +72,8 @@ _HOMES = {
     "App": "capbg.app",
     "ListenerHandle": "capbg.app",
     "Limits": "capbg._core.budget",
-    "Task": "capbg.worker",
-    "current_task": "capbg.worker",
+    "Task": "capbg.task",
+    "current_task": "capbg.task",
     **dict.fromkeys(
         (
             "AppState",

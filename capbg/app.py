@@ -41,7 +41,7 @@ from capbg.errors import (
     WrongThreadError,
     WrongTypeError,
 )
-from capbg.worker import Order, Task, current_task, finish_current, log
+from capbg.task import Order, Task, current_task, finish_current, log
 
 if TYPE_CHECKING:
     from capbg.supervisor import Supervisor
@@ -555,7 +555,7 @@ class App:
             raise WrongPhaseError(f"{which} is entered already: signals belong to one app at a time, leave it first")
         if self._core is not None and self._core.phase is Phase.TERMINATED:
             raise WrongPhaseError(f"the app {self.name!r} has terminated and cannot be entered again")
-        from capbg._os import fds, limits, notify, signals, workers  # noqa: F401 - limits: workers find it loaded
+        from capbg._os import fds, notify, signals, workers
         from capbg._os.title import Title
         from capbg.supervisor import Supervisor
 

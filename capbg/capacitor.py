@@ -12,7 +12,7 @@ from capbg._core.budget import Limits
 from capbg._core.words import AppState
 from capbg.app import ListenerHandle
 from capbg.errors import WrongTypeError
-from capbg.worker import Task
+from capbg.task import Task
 
 __all__ = ["App", "BackgroundTask", "app"]
 

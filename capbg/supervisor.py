@@ -55,6 +55,7 @@ from capbg._os.clock import SignalTimer, TimerFd, now_ns
 from capbg._os.notify import Notifier
 from capbg._os.title import Title
 from capbg.errors import WrongPhaseError
+from capbg.task import Order
 
 log = logging.getLogger("capbg")
 
@@ -125,7 +126,7 @@ class Supervisor:
         core: Grace,
         *,
         method: str,
-        order_of: Callable[[str], worker.Order],
+        order_of: Callable[[str], Order],
         listeners: Listeners,
         title: Title,
         handler: signals.Handler,

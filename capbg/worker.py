@@ -15,179 +15,25 @@ be met by a roll-back. Before the callback has begun and after it has ended ther
 This file must not know of other tasks, phases or systemd.
 """
 
-import fcntl
-import logging
-import math
 import os
 import signal
 import socket
 import sys
-import termios
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
 from capbg._core import wire
-from capbg._core.budget import NO_LIMITS, Limits
-from capbg._core.words import NS, Progress
+from capbg._core.budget import NO_LIMITS
 from capbg._os import fds, limits, notify, signals
 from capbg._os.clock import SignalTimer
 from capbg._os.title import Title
-from capbg.errors import InvalidArgumentError, TaskExpired, UnknownTaskError, WrongTypeError
-
-log = logging.getLogger("capbg")
-
-_PROGRESS_UNREAD_MOST = 65_536
-"""Bytes of unread words beyond which progress is not sent. A socket's buffer takes three times that (wmem_default), so
-a finish always fits in: it counts even if the app is stopped and the worker is dead by the time it is read."""
+from capbg.errors import TaskExpired
+from capbg.task import APP_GONE, Order, Task, set_current
 
 _LOOK_UP_S = 0.2
-
-_APP_GONE = 70
-"""Exit code of a worker whose app was gone before it could begin (EX_SOFTWARE)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a worker is to do. Under spawn and forkserver it travels by dill, so it holds nothing of the app's."""
-
-    task_id: str
-    task_name: str
-    app_name: str
-    callback: Callable[..., object]
-    takes_task: bool
-    is_coroutine: bool
-    returning_finishes: bool
-    on_expire: Callable[["Task"], object] | None
-    limits: Limits
-    kill_after_ns: int
-    proctitle: bool
-
-
-class Task:
-    """The task this worker runs, as its callback sees it. Its methods may be called from any thread of the worker."""
-
-    def __init__(self, order: Order, pipe: socket.socket, expiry: "_Expiry") -> None:
-        self._order = order
-        self._pipe = pipe
-        self._expiry = expiry
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._finished = False
-
-    def __repr__(self) -> str:
-        return f"<Task {self.id!r}{' expiring' if self.expiring else ''}>"
-
-    @property
-    def id(self) -> str:
-        """The id ``before_exit`` returned."""
-        return self._order.task_id
-
-    @property
-    def name(self) -> str:
-        """The name the task was registered with."""
-        return self._order.task_name
-
-    @property
-    def expiring(self) -> bool:
-        """Whether the task has been told to come to an end."""
-        return self._expiry.begun
-
-    def time_remaining(self) -> float:
-        """Seconds until the soft expiry, or once that has begun until the kernel ends the worker; never negative."""
-        until = self._expiry.hard_ns if self._expiry.begun else self._expiry.soft_ns
-        return max(0.0, (until - time.monotonic_ns()) / NS)
-
-    def finish(self) -> None:
-        """Say that the task is done; returns when the app has acknowledged it, and then nothing can change that.
-
-        Afterwards the worker has ``kill_after`` seconds to leave. A second call does nothing but warn in the log.
-        Raises UnknownTaskError in a process that the worker has forked: only the task itself knows that it is done.
-        """
-        if os.getpid() != self._pid:
-            raise UnknownTaskError(
-                f"task {self.id!r} cannot be finished from process {os.getpid()}: finish it in its own worker, "
-                f"process {self._pid}",
-                task_id=self.id,
-            )
-        with self._expiry.held_back(), self._lock:
-            if self._finished:
-                log.warning("task %r has finished already: this finish() changes nothing", self.id)
-                return
-            # Blocking on purpose: it counts once it is acknowledged. The kernel's timer ends a wait without an answer.
-            self._pipe.sendall(wire.FINISH)
-            self._expiry.finishing()
-            if self._pipe.recv(1) != wire.ACKNOWLEDGED:
-                os._exit(_APP_GONE)  # the app is gone, and with it whoever could take the word
-            self._finished = True
-            self._expiry.finished()
-
-    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        """Say how far the task is, for systemd's status and the report. Never blocks: a busy app misses it.
-
-        ``done`` and ``total`` are finite numbers in a unit of your own; ``message`` is cut to 200 bytes.
-        """
-        _number(done, "done")
-        if total is not None:
-            _number(total, "total")
-        if message is not None and not isinstance(message, str):
-            raise WrongTypeError(f"progress(message) must be text, not {type(message).__name__}")
-        packet = wire.encode(wire.ProgressMade(Progress(float(done), None if total is None else float(total), message)))
-        with self._expiry.held_back(), self._lock:
-            if self._unread_bytes() < _PROGRESS_UNREAD_MOST:
-                self._say(packet)
-
-    def _unread_bytes(self) -> int:
-        """What of our words the app has yet to read, as the kernel counts it (SIOCOUTQ)."""
-        try:
-            return int.from_bytes(fcntl.ioctl(self._pipe.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-        except OSError:
-            return 0  # the task has closed every descriptor it found; what is said next is lost, and no more than that
-
-    def _note(self, text: str) -> None:
-        self._say(wire.encode(wire.Note(text)))
-
-    def _say(self, packet: bytes) -> None:
-        try:
-            self._pipe.send(packet, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except BlockingIOError:
-            pass  # the app has a queue full of our words unread: the next one tells it as much
-        except OSError:
-            pass  # the app has closed our pipe: it has killed us, or is gone, and the kernel is about to act
-
-
-def _number(value: object, parameter: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise WrongTypeError(f"progress({parameter}) must be a number, not {type(value).__name__} ({value!r})")
-    try:
-        finite = math.isfinite(value)
-    except OverflowError:  # an int beyond every float
-        finite = False
-    if not finite:
-        raise InvalidArgumentError(f"progress({parameter}) must be finite, not {value!r}")
-
-
-_current: Task | None = None
-
-
-def current_task() -> Task | None:
-    """The task this process runs; None in every process that is not a worker."""
-    return _current if _current is not None and _current._pid == os.getpid() else None
-
-
-def finish_current(task_id: object) -> None:
-    """Finish the task this worker runs, named by its id. Raises UnknownTaskError if it is another one."""
-    task = _current
-    assert task is not None
-    if task_id != task.id:
-        raise UnknownTaskError(
-            f"this worker runs task {task.id!r} and cannot finish {task_id!r}: each task is finished in its own worker",
-            task_id=task_id,
-        )
-    task.finish()
 
 
 class _Expiry:
@@ -299,7 +145,7 @@ class _Striking:
 
 def main(order: Order, pipe: socket.socket, parent: int, lifeline: int | None) -> NoReturn:
     """Run one task and leave."""
-    code = _APP_GONE
+    code = APP_GONE
     try:
         code = _live(order, pipe, parent, lifeline)
     except BaseException:  # noqa: BLE001 - a worker never unwinds into the app's frames
@@ -317,7 +163,7 @@ def _live(order: Order, pipe: socket.socket, parent: int, lifeline: int | None) 
         pass  # a session leader is a group leader already
     alive = limits.die_with_parent(parent) if lifeline is None else limits.die_with_writer(lifeline)
     if not alive:
-        return _APP_GONE
+        return APP_GONE
     fds.close_owned(keep=pipe.fileno())
     fds.redirect_in_worker((sys.stdout, sys.stderr))
     notify.forget_in_worker()
@@ -328,7 +174,7 @@ def _live(order: Order, pipe: socket.socket, parent: int, lifeline: int | None) 
     signals.reset_in_worker(expiry.handle)
     data = pipe.recv(wire.GO_SIZE + 1)
     if not data:
-        return _APP_GONE  # the app could not watch us, and has given up on this start
+        return APP_GONE  # the app could not watch us, and has given up on this start
     soft_ns, hard_ns, cpu_soft_s, cpu_hard_s = wire.decode_go(data)
     expiry.soft_ns, expiry.hard_ns = soft_ns, min(hard_ns, expiry.hard_ns)
     task = expiry.task = Task(order, pipe, expiry)
@@ -352,8 +198,7 @@ def _live(order: Order, pipe: socket.socket, parent: int, lifeline: int | None) 
     Title(order.app_name, enabled=order.proctitle).show_worker(order.task_name)
     for note in notes:
         task._note(note)
-    global _current
-    _current = task
+    set_current(task)
     return _run(order, task, expiry)
 
 

@@ -15,6 +15,7 @@ FLOORS = {
     "errors": 0,
     "_core": 1,
     "_os": 2,
+    "task": 2,
     "worker": 3,
     "supervisor": 3,
     "app": 4,

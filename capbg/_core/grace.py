@@ -25,7 +25,6 @@ This file must not know of descriptors, pids' meaning, or systemd's field names.
 
 from collections.abc import Iterable
 from enum import Enum
-from itertools import islice
 
 from capbg._core import wire
 from capbg._core.budget import nanoseconds
@@ -206,7 +205,7 @@ class Grace:
         if self._max_workers is not None:
             most = min(most, self._max_workers - sum(run.alive for run in self._runs.values()))
         queued = (run for run in self._runs.values() if run.state is State.QUEUED and now < run.last_start_ns)
-        return list(islice(queued, max(0, most)))
+        return [run for run, _ in zip(queued, range(most), strict=False)]
 
     def is_too_late(self, now: int) -> bool:
         """Whether a task registered now could only be refused: the budget is spent, or a second signal said hurry."""

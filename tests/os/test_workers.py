@@ -158,7 +158,7 @@ def test_multiprocess_knows_a_worker_as_a_process_and_the_app_has_no_child_of_it
 
 
 def test_a_batch_shares_no_pipe() -> None:
-    """Of eight workers forked in one go each is heard on its own pipe, and its end is seen there while seven live on."""
+    """Of eight workers forked in one go each is heard on its own pipe, and its end seen there while seven live on."""
     starts = [workers.Start(f"id-{number}", "worker", number) for number in range(8)]
     batch = [started(each) for each in workers.launch("fork", starts, target=hold_or_leave)]
     try:
@@ -181,7 +181,7 @@ def test_what_does_not_fit_into_a_batch_fails_behind_what_does() -> None:
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
     free = highest + 1 - len(os.listdir("/proc/self/fd"))
     holes = [os.open(os.devnull, os.O_RDONLY) for _ in range(free + 1)]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(holes + [highest]) + 1 + 7, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(*holes, highest) + 1 + 7, hard))
     try:
         found = workers.launch("fork", starts, target=hold_or_leave)
     finally:
@@ -347,7 +347,7 @@ def test_launches_leave_nothing_behind(launch: Launcher, method: str, count: int
     assert "True" == program.expect("AT ONCE")
     failed, only_emfile = program.expect("FAILED").split()
     assert not [line for line in program.lines if line.startswith("LOST")]
-    assert 3 <= int(failed) < 28
+    assert 2 <= int(failed) < 28
     assert "True" == only_emfile
     assert 0 == program.wait()
 
