@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -227,3 +228,53 @@ def test_a_program_on_standard_input_is_named_python(launch: Launcher) -> None:
     program = launch.start([sys.executable, "-c", PREAMBLE + "\nsay(capbg.App().name)"])
     assert "python" == program.expect("")
     assert 0 == program.wait()
+
+
+def test_a_pipe_that_outlives_its_worker_is_not_read_behind_the_exit(launch: Launcher, tmp_path: Path) -> None:
+    """The worker dies, its child lets go of the pipe later, and the app hears of both in one turn: no error."""
+    program = launch(
+        """
+        from pathlib import Path
+        where = Path(sys.argv[1])
+        app = capbg.App("late", grace=60, kill_after=30)
+
+        def wait_for(name):
+            while not (where / name).exists():
+                time.sleep(0.005)
+
+        @app.background_task()
+        def quick():
+            pass
+
+        @app.background_task()
+        def dies():
+            wait_for("busy")
+            me = os.getpid()
+            if os.fork() == 0:
+                os.setsid()  # out of the group that is killed with the worker
+                (where / "child").touch()
+                while os.getppid() == me:
+                    time.sleep(0.005)
+                os.closerange(3, 256)
+                (where / "closed").touch()
+                os._exit(0)
+            wait_for("child")
+            os.kill(me, signal.SIGKILL)
+
+        def settled(result):
+            if result.name == "quick":
+                (where / "busy").touch()
+                wait_for("closed")
+
+        app.add_listener("taskSettled", settled)
+        app.add_listener("graceEnded", lambda _: report(app))
+        with app:
+            say("READY")
+            idle()
+        """,
+        str(tmp_path),
+    )
+    program.expect("READY")
+    program.send(signal.SIGTERM)
+    assert {"quick": "FINISHED", "dies": "CRASHED"} == program.report()["outcomes"]
+    assert 75 == program.wait()
