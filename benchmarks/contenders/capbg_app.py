@@ -6,16 +6,11 @@ import frame
 
 import capbg
 
-
-def work() -> None:
-    pass
-
-
 number, mebibytes = frame.arguments()
 held = frame.hold(mebibytes)
 app = capbg.App("bench")
 for _ in range(number):
-    app.background_task()(work)
+    app.background_task()(frame.work)
 with app:
     frame.say("READY")
     while True:

@@ -7,6 +7,7 @@ prints READY, waits for SIGTERM, has N no-op tasks run and acknowledged, each in
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 _PIECE = 1 << 20
@@ -28,6 +29,12 @@ def hold(mebibytes: int) -> list[bytearray]:
 def say(text: str) -> None:
     """Print a line in one write."""
     os.write(1, f"{text}\n".encode())
+
+
+def work() -> None:
+    """The task of every contender: nothing, or to tell when it began."""
+    if os.environ.get("BENCH_FIRST"):
+        say(f"FIRST {time.monotonic_ns()}")
 
 
 def arguments() -> tuple[int, int]:
