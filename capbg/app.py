@@ -60,6 +60,9 @@ _EVENT_NAMES = {
     "grace_ended": "graceEnded",
 }
 
+_PUMP_WORKS_NS = NS // 500
+"""How long one :meth:`App.pump` takes in what workers say, apart from listeners and the fork: a window stays smooth."""
+
 _Callback = TypeVar("_Callback", bound=Callable[..., object])
 
 _entered: "App | None" = None
@@ -495,7 +498,8 @@ class App:
         self._main_thread_only("pump")
         supervisor = self._need_entered("pump")
         self._drive_from_outside(supervisor)
-        supervisor.turn(block=False, starts=1)
+        supervisor.signals.take_over()
+        supervisor.turn(block=False, starts=1, work_ns=_PUMP_WORKS_NS)
         if not supervisor.in_turn:
             supervisor.ping()
             supervisor.expect_ping()
@@ -541,6 +545,7 @@ class App:
     def _drive_from_outside(self, supervisor: "Supervisor") -> None:
         if not self._driven:
             self._driven = True
+            supervisor.signals.take_over()
             supervisor.signals.wake()  # what came before is to be heard, too
 
     # --------------------------------------------------------------------------------------------- way in, way out

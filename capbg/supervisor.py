@@ -83,12 +83,13 @@ def _heard(signums: list[int]) -> list[int]:
 _SHORTAGES = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOSPC, errno.EINTR}
 """What may pass: processes, memory, descriptors, watches."""
 
-_PACKETS_A_TURN = 64
-"""Packets read from one worker in a turn, so that a talkative one does not starve the others."""
+_PACKETS_A_ROUND = 64
+"""Packets read from one worker before the others have their turn and the clock is looked at."""
 
 _BATCH = 16
 """Workers forked in one go. In a parent of 10 MB that takes 10 to 20 ms, during which nobody is heard."""
 
+_NEVER = 1 << 63
 _EXIT_SOON_NS = NS // 100
 _SOON_NS = NS // 1000
 _RESEND_NS = NS // 5
@@ -151,6 +152,9 @@ class Supervisor:
         self._todo: deque[Action] = deque()
         self._records: deque[tuple[int, str]] = deque()
         self._workers: dict[str, workers.Worker] = {}
+        self._unheard: deque[Callable[[], None]] = deque()
+        """What is left to be heard of the round that the last wait began."""
+        self._turn_ends_ns = 0
         self._hung_up: set[str] = set()
         self._unsent: deque[str] = deque(maxlen=_UNSENT_MOST)
         self._stop_process = False
@@ -222,14 +226,21 @@ class Supervisor:
             self.turn(block=True)
             self.drive()
 
-    def turn(self, *, block: bool, starts: int = _BATCH) -> None:
-        """Take one turn; wait for something to happen if ``block``. At most ``starts`` workers are started in it."""
+    def turn(self, *, block: bool, starts: int = _BATCH, work_ns: int | None = None) -> None:
+        """Take one turn; wait for something to happen if ``block``. At most ``starts`` workers are started in it.
+
+        After ``work_ns`` what has arrived is left for the next turns, for a window has to be painted meanwhile. The
+        clock is looked at when all of it has been heard: nobody is to be killed whose finish lies in the queue.
+        """
         if self.in_turn:
             return
         self.in_turn = True
         try:
-            for call in self._poller.wait(block=block and not self._todo):
-                call()
+            self._turn_ends_ns = _NEVER if work_ns is None else now_ns() + work_ns
+            if not self._unheard:
+                self._unheard.extend(self._poller.wait(block=block and not self._todo))
+            while self._unheard and now_ns() < self._turn_ends_ns:
+                self._unheard.popleft()()
             for signum in _heard(self.signals.take()):
                 event = _EVENTS.get(signum)
                 if event is not None:
@@ -237,7 +248,10 @@ class Supervisor:
                     self._announce()
             self._resend()
             self._perform()
-            self._finish_turn(starts)
+            if self._unheard:
+                self.signals.wake()
+            else:
+                self._finish_turn(starts)
             if self._stop_process:
                 self._stop()  # in the turn still: a SIGCONT that is heard between here and the stop must prevent it
         finally:
@@ -307,10 +321,13 @@ class Supervisor:
 
     # --------------------------------------------------------------------------------------------- wait, translate
 
-    def _on_packets(self, each: workers.Worker, *, most: int = _PACKETS_A_TURN) -> None:
+    def _on_packets(self, each: workers.Worker, most: int = _PACKETS_A_ROUND) -> None:
         if self._workers.get(each.task_id) is not each:
-            return  # its exit came earlier in this turn: whoever else held its end of the pipe let go of it later
-        for _ in range(most):
+            return  # its exit came earlier in this round: whoever else held its end of the pipe let go of it later
+        for number in range(most):
+            if number and now_ns() >= self._turn_ends_ns:
+                self._unheard.appendleft(functools.partial(self._on_packets, each, most - number))
+                return
             data = each.receive()
             if data is None:
                 return
@@ -330,7 +347,10 @@ class Supervisor:
     def _on_exit(self, each: workers.Worker) -> None:
         if self._workers.get(each.task_id) is not each:
             return
-        self._on_packets(each, most=1 << 20)
+        self._on_packets(each, 1 << 20)  # the last word of a worker comes before its end
+        if self._unheard and now_ns() >= self._turn_ends_ns:
+            self._unheard.append(functools.partial(self._on_exit, each))
+            return
         if each.task_id not in self._workers:
             return
         found = each.reap()

@@ -7,9 +7,13 @@ How a signal reaches the app
 the main thread is in C. Those bytes are the truth about the *order* of signals: Python runs its own handlers by number,
 so a SIGTSTP before a SIGCONT would be heard the other way round, and the program would be suspended for good.
 
-Somebody else (asyncio, Qt) may own the wake-up descriptor. So the Python handler puts the byte there itself if C did
-not (:meth:`Signals.handled`). What was rejected: signalfd (needs blocked signals, which leak into every thread and
-child), a thread in sigwait (no threads in a guest's house, and forks beside it).
+The wake-up descriptor is one a process, and somebody else (asyncio, a GUI toolkit's binding) may own it. It is shared:
+* Entering leaves it to whoever has it. Their byte makes their loop turn; then Python runs our handler, which puts the
+  byte where C did not (:meth:`Signals.handled`).
+* Once a loop drives us it is ours, for the order's sake, and each byte is passed on (:meth:`Signals.take_over`).
+
+What was rejected: signalfd (needs blocked signals, which leak into every thread and child), a thread in sigwait (no
+threads in a guest's house, and forks beside it).
 """
 
 import _signal  # what `signal` wraps: there every number becomes an enum and back, which a worker's first moments feel
@@ -50,7 +54,8 @@ class Signals:
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
         self._old: dict[int, _Disposition] = {}
-        self._old_wakeup = -1
+        self._others: tuple[int, int, int] | None = None
+        """Whose the wake-up descriptor was: the number, and what it was open on then (st_dev, st_ino)."""
         self._unmatched: dict[int, int] = {}
         """Signals whose byte has been read and whose Python handler has yet to run."""
         self._noted: list[int] = []
@@ -61,9 +66,29 @@ class Signals:
 
     def install(self) -> None:
         """Install the handlers. With our signals blocked: half of them would be a trap."""
-        self._old_wakeup = signal.set_wakeup_fd(self.write_fd, warn_on_full_buffer=False)
+        owner = signal.set_wakeup_fd(self.write_fd, warn_on_full_buffer=False)
+        if owner != -1:
+            signal.set_wakeup_fd(owner)
         for signum in (*APP_SIGNALS, TURN):
             self._old[signum] = signal.signal(signum, self._handler)
+
+    def take_over(self) -> None:
+        """Make the wake-up descriptor ours, whoever has it now, and pass on to them what it tells."""
+        owner = signal.set_wakeup_fd(self.write_fd, warn_on_full_buffer=False)
+        if owner not in {self.write_fd, -1}:
+            found = os.fstat(owner)
+            self._others = owner, found.st_dev, found.st_ino
+
+    def _others_fd(self) -> int:
+        """Their descriptor; -1 if they have none or have closed it: the number may be a file by now."""
+        if self._others is None:
+            return -1
+        fd, *file = self._others
+        try:
+            found = os.fstat(fd)
+        except OSError:
+            return -1
+        return fd if file == [found.st_dev, found.st_ino] else -1
 
     def uninstall(self, *, leaving: bool) -> None:
         """Put back what was there, with our signals blocked; what is pending then goes to the old handlers.
@@ -81,9 +106,9 @@ class Signals:
             elif old is not None:  # None: it was installed from C, and Python cannot put it back
                 signal.signal(signum, old)
         self._old.clear()
-        current = signal.set_wakeup_fd(self._old_wakeup, warn_on_full_buffer=False)
-        if current != self.write_fd:
-            signal.set_wakeup_fd(current)  # somebody took it over meanwhile: it is theirs
+        owner = signal.set_wakeup_fd(self._others_fd())
+        if owner != self.write_fd:
+            signal.set_wakeup_fd(owner)  # it was never ours, or somebody took it over meanwhile
         self._close()
 
     def forget_in_child(self) -> None:
@@ -146,15 +171,33 @@ class Signals:
                 self._read()
                 for signum in noted:
                     if self._unmatched.pop(signum, 0) == 0:
-                        self._pending.append(signum)
+                        self._append_unordered(signum)
                 if not self._noted:
                     return
         finally:
             self._draining = False
 
+    def _append_unordered(self, signum: int) -> None:
+        """Without C's bytes the order is lost: Python runs handlers by number, SIGCONT's before SIGTSTP's."""
+        if signum == signal.SIGTSTP and signal.SIGCONT in self._pending:
+            # To be awake is the safe one of the two: a Ctrl-Z can be repeated, a suspended kiosk stays dark.
+            self._pending.insert(self._pending.index(signal.SIGCONT), signum)
+        else:
+            self._pending.append(signum)
+
+    def _pass_on(self, data: bytes) -> None:
+        fd = self._others_fd()
+        told = data.replace(b"\0", b"")
+        if fd >= 0 and told:
+            try:
+                os.write(fd, told)
+            except OSError:
+                pass  # full: then it is readable all the same
+
     def _read(self) -> None:
         try:
             while data := os.read(self.read_fd, 4096):
+                self._pass_on(data)
                 for number in data:
                     if number:
                         self._pending.append(number)

@@ -95,7 +95,7 @@ def test_leaving_puts_everything_back_and_the_app_can_be_entered_again(launch: L
             say("BACK", app.get_state().reason.name, app.last_report.results[0].name)
         assert picture() == before, (picture(), before)
         os.kill(os.getpid(), signal.SIGTERM)
-        say("BYTE", *os.read(read_end, 100))
+        say("BYTES", *os.read(read_end, 100))
         with app:
             say("AGAIN", app.get_state().reason.name, len(app.tasks()))
         """
@@ -103,7 +103,7 @@ def test_leaving_puts_everything_back_and_the_app_can_be_entered_again(launch: L
     program.wait_stopped()
     program.send(signal.SIGCONT)
     assert 0 == program.wait(), program.stderr
-    assert ["THREADS 1", "BACK RESUME once", "OLD", "BYTE 15", "AGAIN START 0"] == program.lines
+    assert ["THREADS 1", "BACK RESUME once", "OLD", "BYTES 20 18 15", "AGAIN START 0"] == program.lines
 
 
 def test_the_door_is_for_one_app_at_a_time_in_the_main_thread(launch: Launcher) -> None:

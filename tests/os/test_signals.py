@@ -1,5 +1,7 @@
 """``_os/signals.py``: the order of signals, whoever owns the wake-up descriptor; stopping oneself; and putting back."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.e2e.lives import lives
@@ -53,14 +55,79 @@ def test_signals_are_taken_in_their_order_and_none_is_lost(launch: Launcher, own
         owner,
     )
     assert 0 == program.wait(), program.stderr
-    by_number = "SIGINT,SIGTERM,SIGCONT,SIGTSTP"
     assert [
-        f"HANDLED {by_number}",
+        "HANDLED SIGINT,SIGTERM,SIGCONT,SIGTSTP",  # by number
         "READABLE True True True",
-        "TAKEN SIGTSTP,SIGCONT,SIGTERM,SIGINT" if owner == "ours" else f"TAKEN {by_number}",
+        # Where the order is lost, the one to be awake comes last.
+        f"TAKEN {'SIGTSTP,SIGCONT,SIGTERM,SIGINT' if owner == 'ours' else 'SIGINT,SIGTERM,SIGTSTP,SIGCONT'}",
         "AFTER False False -",
         "TAKEN SIGTSTP,SIGCONT",
         "WOKEN True False - False",
+    ] == program.lines
+
+
+def test_the_wakeup_descriptor_is_left_to_its_owner_then_shared_and_given_back(
+    launch: Launcher, tmp_path: Path
+) -> None:
+    """Taken over, each byte is passed on to whoever had it last, and never into a file that has their number by now."""
+    program = launch(
+        lives(
+            SIGNALS,
+            """
+            def current():
+                fd = signal.set_wakeup_fd(-1)
+                signal.set_wakeup_fd(fd)
+                return {first: "FIRST", second: "SECOND", heard.write_fd: "OURS", -1: "NONE"}[fd]
+
+            def arrived(fd):
+                try:
+                    return ",".join(signal.Signals(number).name for number in os.read(fd, 100))
+                except BlockingIOError:
+                    return "-"
+
+            first_end, first = os.pipe2(os.O_NONBLOCK)
+            second_end, second = os.pipe2(os.O_NONBLOCK)
+            signal.signal(signal.SIGUSR1, lambda *_: None)
+            signal.set_wakeup_fd(first, warn_on_full_buffer=False)
+            heard, handled = installed()
+            say("INSTALLED", current())
+            at_once(signal.SIGTERM, signal.SIGUSR1)
+            say("LEFT", arrived(first_end), names(heard.take()))
+            heard.take_over()
+            heard.take_over()
+            say("TAKEN OVER", current())
+            at_once(signal.SIGTERM, signal.SIGUSR1)
+            say("PASSED ON", names(heard.take()), arrived(first_end))
+            signal.set_wakeup_fd(second, warn_on_full_buffer=False)
+            heard.take_over()
+            at_once(signal.SIGTERM, signal.SIGUSR1)
+            say("PASSED ON", names(heard.take()), arrived(first_end), arrived(second_end))
+            heard.uninstall(leaving=False)
+            say("GIVEN BACK", current())
+            heard, handled = installed()
+            heard.take_over()
+            os.close(second)
+            with open(sys.argv[1], "wb") as file:
+                os.dup2(file.fileno(), second)
+            at_once(signal.SIGUSR1)
+            heard.take()
+            say("FILE", os.path.getsize(sys.argv[1]))
+            heard.uninstall(leaving=False)
+            say("GIVEN BACK", current())
+            """,
+        ),
+        str(tmp_path / "file"),
+    )
+    assert 0 == program.wait(), program.stderr
+    assert [
+        "INSTALLED FIRST",
+        "LEFT SIGTERM,SIGUSR1 SIGTERM",
+        "TAKEN OVER OURS",
+        "PASSED ON SIGTERM,SIGUSR1 SIGTERM,SIGUSR1",
+        "PASSED ON SIGTERM,SIGUSR1 - SIGTERM,SIGUSR1",
+        "GIVEN BACK SECOND",
+        "FILE 0",
+        "GIVEN BACK NONE",
     ] == program.lines
 
 
