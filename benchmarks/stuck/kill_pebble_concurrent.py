@@ -8,7 +8,7 @@ from pebble import concurrent
 
 
 def stop(kind: str, deadline: float, number: int) -> None:
-    work = concurrent.process(timeout=deadline, context=multiprocessing.get_context("fork"))(stuck_task.get_stuck)
+    work = concurrent.process(timeout=deadline, mp_context=multiprocessing.get_context("fork"))(stuck_task.get_stuck)
     wait([work(kind) for _ in range(number)])
 
 
