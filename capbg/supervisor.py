@@ -485,13 +485,13 @@ class Supervisor:
 
     def _perform_one(self, action: Action) -> None:  # noqa: PLR0912 - one arm an action
         match action:
+            case AcknowledgeFinish(task_id):
+                if (each := self._workers.get(task_id)) is not None:
+                    each.send(wire.ACKNOWLEDGED)
             case Notify(text):
                 self._notify(text)
             case Retitle(text):
                 self._title.show(text)
-            case AcknowledgeFinish(task_id):
-                if (each := self._workers.get(task_id)) is not None:
-                    each.send(wire.ACKNOWLEDGED)
             case ExpireWorker(task_id):
                 if (each := self._workers.get(task_id)) is not None:
                     each.expire()

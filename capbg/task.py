@@ -13,7 +13,6 @@ import termios
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,8 +55,12 @@ class Expiry(Protocol):
     hard_ns: int
     begun: bool
 
-    def held_back(self) -> AbstractContextManager[None]:
-        """Keep the expiry back for a block of the main thread."""
+    def hold(self) -> None:
+        """Keep the expiry back, if this is the main thread."""
+        ...
+
+    def release(self) -> None:
+        """Let it strike again, as often as it was held."""
         ...
 
     def finishing(self) -> None:
@@ -115,17 +118,23 @@ class Task:
                 f"process {self._pid}",
                 task_id=self.id,
             )
-        with self._expiry.held_back(), self._lock:
-            if self._finished:
-                log.warning("task %r has finished already: this finish() changes nothing", self.id)
-                return
-            # Blocking on purpose: it counts once it is acknowledged. The kernel's timer ends a wait without an answer.
-            self._pipe.sendall(wire.FINISH)
-            self._expiry.finishing()
-            if self._pipe.recv(1) != wire.ACKNOWLEDGED:
-                os._exit(APP_GONE)  # the app is gone, and with it whoever could take the word
-            self._finished = True
-            self._expiry.finished()
+        expiry = self._expiry
+        expiry.hold()
+        try:
+            with self._lock:
+                if self._finished:
+                    log.warning("task %r has finished already: this finish() changes nothing", self.id)
+                    return
+                # Blocking on purpose: it counts once it is acknowledged. The kernel's timer ends a wait without an
+                # answer.
+                self._pipe.sendall(wire.FINISH)
+                expiry.finishing()
+                if self._pipe.recv(1) != wire.ACKNOWLEDGED:
+                    os._exit(APP_GONE)  # the app is gone, and with it whoever could take the word
+                self._finished = True
+                expiry.finished()
+        finally:
+            expiry.release()
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the task is, for systemd's status and the report. Never blocks: a busy app misses it.
@@ -138,9 +147,13 @@ class Task:
         if message is not None and not isinstance(message, str):
             raise WrongTypeError(f"progress(message) must be text, not {type(message).__name__}")
         packet = wire.encode(wire.ProgressMade(Progress(float(done), None if total is None else float(total), message)))
-        with self._expiry.held_back(), self._lock:
-            if self._unread_bytes() < _PROGRESS_UNREAD_MOST:
-                self._say(packet)
+        self._expiry.hold()
+        try:
+            with self._lock:
+                if self._unread_bytes() < _PROGRESS_UNREAD_MOST:
+                    self._say(packet)
+        finally:
+            self._expiry.release()
 
     def _unread_bytes(self) -> int:
         """What of our words the app has yet to read, as the kernel counts it (SIOCOUTQ)."""

@@ -44,6 +44,7 @@ class _Expiry:
         self.begun = False
         self.task: Task | None = None
         self._order = order
+        self._main = threading.get_ident()
         self._held = 0
         self._pending = False
         self._told = False
@@ -98,31 +99,22 @@ class _Expiry:
         self.hard_ns = min(self.hard_ns, time.monotonic_ns() + self._order.kill_after_ns)
         self._set_hard()
 
-    def held_back(self) -> "_HeldBack":
-        """Keep the expiry back for a block of the main thread."""
-        return _HeldBack(self)
+    def hold(self) -> None:
+        """Keep the expiry back, if this is the main thread: nowhere else does it strike."""
+        if threading.get_ident() == self._main:
+            self._held += 1
+
+    def release(self) -> None:
+        """Let it strike again, as often as it was held."""
+        if threading.get_ident() == self._main:
+            self._held -= 1
+            if self._pending and not self._held:
+                self._pending = False
+                self._strike()
 
     def striking(self, cancel: Callable[[], object] | None = None) -> "_Striking":
         """Let the expiry strike in this block: by ``cancel``, or else by raising TaskExpired."""
         return _Striking(self, cancel)
-
-
-class _HeldBack:
-    def __init__(self, expiry: _Expiry) -> None:
-        self._expiry = expiry
-        self._main = threading.current_thread() is threading.main_thread()
-
-    def __enter__(self) -> None:
-        if self._main:
-            self._expiry._held += 1
-
-    def __exit__(self, *_exc: object) -> None:
-        if self._main:
-            expiry = self._expiry
-            expiry._held -= 1
-            if not expiry._held and expiry._pending:
-                expiry._pending = False
-                expiry._strike()
 
 
 class _Striking:

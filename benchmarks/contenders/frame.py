@@ -37,6 +37,12 @@ def work() -> None:
         say(f"FIRST {time.monotonic_ns()}")
 
 
+def wait_turn(turn: int) -> None:
+    """Wait until the workers before this one have had their turn."""
+    if turn:
+        time.sleep(0.1 + turn * 0.01)
+
+
 def arguments() -> tuple[int, int]:
     """Return N and MB."""
     return int(sys.argv[1]), int(sys.argv[2])

@@ -236,6 +236,13 @@ class Grace:
     def step(self, event: Event, now: int) -> list[Action]:  # noqa: PLR0911, PLR0912 - one arm an event
         """Take one event; return what to do, in order."""
         match event:
+            # First what a worker waits for: each arm before it is looked at, cold, after every fork.
+            case PacketArrived(task_id, packet):
+                return self._packet(self._working(task_id), packet, now)
+            case WorkerExited(task_id, end):
+                return self._exited(self._working(task_id), end, now)
+            case Tick():
+                return self._tick(now)
             case StopRequested(reason):
                 return self._signal(Signal.STOP, reason, now)
             case SuspendRequested():
@@ -258,14 +265,8 @@ class Grace:
                 return actions
             case StartFailed(task_id, why, shortage):
                 return self._start_failed(self._run(task_id), why, shortage=shortage, now=now)
-            case PacketArrived(task_id, packet):
-                return self._packet(self._working(task_id), packet, now)
             case GarbageArrived(task_id, why):
                 return self._input(self._working(task_id), Input.GARBAGE, now, why)
-            case WorkerExited(task_id, end):
-                return self._exited(self._working(task_id), end, now)
-            case Tick():
-                return self._tick(now)
 
     def _signal(self, signal: Signal, reason: Reason, now: int) -> list[Action]:
         self.phase, move = PHASES[self.phase, self.reason.stops, signal]
@@ -394,6 +395,8 @@ class Grace:
 
     def _packet(self, run: Run, packet: wire.Packet, now: int) -> list[Action]:
         match packet:
+            case wire.Finish():
+                why = "finish() was acknowledged"
             case wire.ProgressMade(progress):
                 run.progress = progress
                 return []
@@ -408,8 +411,6 @@ class Grace:
                 why = f"a limit could not be set: {reason}"
             case wire.ExpiryBegun(cause):
                 why = self._deadline_text(run) if cause is wire.Cause.DEADLINE else "its CPU limit was reached"
-            case wire.Finish():
-                why = "finish() was acknowledged"
             case wire.Returned():
                 why = ""
         return self._input(run, _INPUTS[type(packet)], now, why)
