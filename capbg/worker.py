@@ -35,6 +35,9 @@ from capbg.task import APP_GONE, Order, Task, set_current
 
 _LOOK_UP_S = 0.2
 
+before_task: list[Callable[[], object]] = []
+"""What a forked worker does right before its callback: here the adapters put their toolkits out of its reach."""
+
 
 class _Expiry:
     """The soft expiry of this worker: the handler, and where it may strike."""
@@ -198,6 +201,8 @@ def _run(order: Order, task: Task, expiry: _Expiry) -> int:
     """Call the callback, and tell the app how it ended."""
     arguments = (task,) if order.takes_task else ()
     try:
+        for prepare in before_task:
+            prepare()
         try:
             if order.is_coroutine:
                 _run_coroutine(order.callback(*arguments), expiry)

@@ -7,16 +7,17 @@ What was rejected: a QTimer that lets Python look for signals (it wakes the mach
 same); a thread (a fork copies none, but whatever locks it holds).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import BuiltinFunctionType
+from types import BuiltinFunctionType, MethodDescriptorType
 from typing import Any
 
-from PySide6.QtCore import QCoreApplication, QObject, QSocketNotifier, QThread, QTimer, SignalInstance
+from PySide6.QtCore import QCoreApplication, QObject, QSocketNotifier, QThread, QTimer, Signal, SignalInstance
 
 from capbg import worker
 from capbg.errors import UsageError, WrongProcessError
 from capbg.loops import Driven
+from capbg.loops.forked import without_display
 from capbg.task import current_task
 
 _AGAIN_MS = 20
@@ -45,7 +46,7 @@ def driving(app: Driven) -> Iterator[None]:
     """
     if QCoreApplication.instance() is None:
         raise UsageError("Qt has nothing yet that could drive the app: make the QApplication before driving(app)")
-    with app:
+    with app, without_display():
         worker.before_task.append(_forbid_qt)
         watch = _Watch(app)
         try:
@@ -108,11 +109,43 @@ def _forbid_qt() -> None:
     """In a forked worker: have whatever is a QObject say that it must not be used there.
 
     It would seem to work: a label takes its text, a signal is emitted, a timer starts. But nothing of it reaches the
-    window; loops and network classes share the app's wake-up descriptors and its connection to the display, and wait
-    for threads that a fork does not copy. Values (QImage, QByteArray, QJsonDocument...) are no QObjects and stay usable, and so
-    do a QObject's Python attributes and methods.
+    window; loops and network classes share the app's wake-up descriptors, and wait for threads that a fork does not
+    copy. Values (QImage, QByteArray, QUrl) are no QObjects and stay usable, and so does what a program's own
+    subclasses have in Python: attributes, and methods that use no more than these.
     """
-    kind = type(QObject)
-    kind.__call__ = _checked_call  # type: ignore[method-assign,assignment]
-    kind.__getattribute__ = _checked_attribute_of_class(kind.__getattribute__)  # type: ignore[method-assign,assignment]
-    QObject.__getattribute__ = _checked_attribute(QObject.__getattribute__)  # type: ignore[method-assign,assignment]
+    kind: Any = type(QObject)
+    root: Any = QObject
+    make, of_class, of_object = kind.__call__, kind.__getattribute__, root.__getattribute__
+
+    def made(cls: type, *arguments: Any, **options: Any) -> Any:
+        if issubclass(cls, QObject):
+            raise _forbidden(f"{cls.__name__}()")
+        return make(cls, *arguments, **options)
+
+    def found_in_class(cls: type, name: str) -> Any:
+        found = of_class(cls, name)
+        if isinstance(found, _QT_CODE) and not name.startswith("__") and issubclass(cls, QObject):
+            raise _forbidden(f"{cls.__name__}.{name}")
+        return found
+
+    def found_in_object(each: QObject, name: str) -> Any:
+        found = of_object(each, name)
+        if isinstance(found, _QT_CODE) and not name.startswith("__") and getattr(found, "__self__", each) is each:
+            raise _forbidden(f"{type(each).__name__}.{name}")
+        return found
+
+    kind.__call__, kind.__getattribute__, root.__getattribute__ = made, found_in_class, found_in_object
+
+
+_QT_CODE = (BuiltinFunctionType, MethodDescriptorType, Signal, SignalInstance)
+"""What a look-up finds where Qt's own code is about to be called."""
+
+
+def _forbidden(what: str) -> WrongProcessError:
+    task = current_task()
+    whose = "a worker" if task is None else f"the worker of task {task.id!r}"
+    return WrongProcessError(
+        f"{what} cannot be used in {whose}: Qt's objects belong to the app's own process. Let the app show what "
+        'task.progress() says, or use App(start_method="forkserver"), whose workers can have a QGuiApplication of '
+        "their own (docs/forking.md)"
+    )
