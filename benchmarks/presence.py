@@ -57,7 +57,7 @@ def measure(plan: Plan) -> list[Section]:
         how=(
             "Medians; differences and ratios are those of pairs run in turn. Imports are compiled beforehand. USS: the "
             "memory a process shares with nobody (smaps_rollup); the only worker's counts what its parent has changed "
-            "since the fork as well, for nobody else keeps the old pages. Wake-ups: context switches of the main thread."
+            "since the fork as well: nobody else keeps the old pages. Wake-ups: context switches of the main thread."
         ),
         columns=["figure", "value"],
     )

@@ -1,0 +1,238 @@
+"""Growth, and load: many tasks, many words, busy CPUs; and whether systemd goes on hearing of the app meanwhile."""
+
+import itertools
+import os
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from benchmarks import lateness
+from benchmarks.measure import Bar, Plan, Section, median, running
+
+_WORKERS = 32
+_TALKERS = 32
+_LIMITS = {f"{_WORKERS} workers at a time": _WORKERS, "no limit of workers": 0}
+
+
+def measure(plan: Plan) -> list[Section]:
+    """Measure what more of everything costs."""
+    return [_tasks(plan), _words(plan)]
+
+
+# ------------------------------------------------------------------------------------------------------------ tasks
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of N tasks: ms from the signal until all were settled and the program had left, and MB at the peak."""
+
+    settled_ms: float
+    exit_ms: float
+    peak_mb: float
+
+
+def _tasks(plan: Plan) -> Section:
+    sizes = (1, 10, 20) if plan.quick else (1, 10, 100, 500, 1000, 2000)
+    rounds = 1 if plan.quick else min(plan.rounds, 3)
+    section = Section(
+        title="Growth: 1 to 2,000 tasks",
+        how=(
+            f"No-op tasks, medians of {rounds}. Time from the signal until the last is settled (and until the program "
+            "has left), and the most memory the app ever held. The second thousand against the first: what runs of "
+            f"2,000 take on top of runs of 1,000, against the latter; for the time by the fastest of {rounds} each."
+        ),
+        columns=["tasks", *(f"{name}: {what}" for name in _LIMITS for what in ("settled (left), ms", "peak, MB"))],
+    )
+    found: dict[str, dict[int, list[_Run]]] = {name: {size: [] for size in sizes} for name in _LIMITS}
+    for _ in range(rounds):
+        for size in sizes:
+            for name, most in _LIMITS.items():
+                found[name][size].append(_run(size, most))
+    for size in sizes:
+        cells = []
+        for name in _LIMITS:
+            runs = found[name][size]
+            left = median([run.exit_ms for run in runs])
+            cells += [f"{median([run.settled_ms for run in runs]):.0f} ({left:.0f})", f"{_peak(runs):.1f}"]
+        section.rows.append([f"{size:,}", *cells])
+    for name, by_size in found.items():
+        section.series[name] = [(size, median([run.settled_ms for run in runs])) for size, runs in by_size.items()]
+        if not plan.quick:
+            section.bars += _bars(name, by_size)
+    return section
+
+
+def _bars(name: str, found: dict[int, list[_Run]]) -> list[Bar]:
+    fastest = {size: min(run.settled_ms for run in runs) for size, runs in found.items()}
+    first, second = _peak(found[1000]) - _peak(found[1]), _peak(found[2000]) - _peak(found[1000])
+    third = _run(3000, _LIMITS[name]).peak_mb - _peak(found[2000])
+    return [
+        Bar(
+            f"2,000 tasks, {name}: time of the second thousand over the first",
+            1.2,
+            (fastest[2000] - fastest[1000]) / fastest[1000],
+        ),
+        Bar(
+            f"2,000 tasks, {name}: memory of the second thousand over the first",
+            1.2,
+            second / first,
+            why=(
+                "the first thousand finds memory that imports have used and left, and which stays in the peak: it adds "
+                f"{first:.2f} MB, the second {second:.2f}, a third {third:.2f}"
+            ),
+        ),
+    ]
+
+
+def _peak(runs: list[_Run]) -> float:
+    return median([run.peak_mb for run in runs])
+
+
+def _run(number: int, most: int) -> _Run:
+    with running("many/many_tasks.py", number, most) as program:
+        signalled = program.signal()
+        settled = int(program.line("SETTLED"))
+        peak = int(program.line("PEAK")) / 1024
+        return _Run((settled - signalled) / 1e6, (program.wait() - signalled) / 1e6, peak)
+
+
+# ------------------------------------------------------------------------------------------- words, keep-alives, load
+
+
+@dataclass(frozen=True)
+class _Talk:
+    """One stop with talkative workers: how many of their packets were taken in, and what systemd heard meanwhile."""
+
+    packets_per_s: float
+    beats: int
+    longest_gap_s: float
+    least_left_s: float
+    """Of what had been promised, when the next keep-alive or the exit came: negative would be a missed one."""
+
+
+def _words(plan: Plan) -> Section:
+    seconds = 1.0 if plan.quick else 4.0
+    cpus = len(os.sched_getaffinity(0))
+    section = Section(
+        title="Many words, and both cores busy: is systemd kept waiting, are deadlines kept",
+        how=(
+            f"{_TALKERS} workers tell of their progress for {seconds:g} s. Keep-alives are the EXTEND_TIMEOUT_USEC "
+            "datagrams at a real notify socket; a gap is from the signal to the first, between two, and from the last "
+            f"to the exit. Under load: {cpus} loops that never sleep beside it, one a CPU."
+        ),
+        columns=["figure", "value"],
+    )
+    section.rows += _rows("as fast as they can", _talk("flood", seconds))
+    section.rows += _rows("20 a second each", _talk("trickle", seconds))
+    with _busy(cpus):
+        section.rows += _rows("20 a second each, under load", _talk("trickle", seconds))
+        section.rows += _rows("as fast as they can, under load", _talk("flood", seconds))
+        section.rows += _deadlines(plan)
+    return section
+
+
+def _rows(how: str, talk: _Talk) -> list[tuple[str, str]]:
+    return [
+        (f"progress messages taken in per second, {how}", f"{talk.packets_per_s:,.0f}"),
+        (
+            f"keep-alives meanwhile, {how}",
+            f"{talk.beats}; longest gap {talk.longest_gap_s:.2f} s, {talk.least_left_s:.1f} s of the promise left",
+        ),
+    ]
+
+
+def _talk(how: str, seconds: float) -> _Talk:
+    with _NotifySocket() as notify, running("many/many_words.py", _TALKERS, seconds, how, env=notify.env) as program:
+        signalled = program.signal()
+        taken = int(program.line("TAKEN"))
+        left = program.wait()
+    beats = [(instant, int(fields[_EXTEND])) for instant, fields in notify.heard if _EXTEND in fields]
+    instants = [signalled, *(instant for instant, _ in beats), left]
+    gaps = [(later - earlier) / 1e9 for earlier, later in itertools.pairwise(instants)]
+    promises = [usec / 1e6 for _, usec in beats]
+    return _Talk(
+        packets_per_s=taken / ((left - signalled) / 1e9),
+        beats=len(beats),
+        longest_gap_s=max(gaps),
+        least_left_s=min(promise - gap for promise, gap in zip(promises, gaps[1:], strict=True)),
+    )
+
+
+def _deadlines(plan: Plan) -> Iterator[tuple[str, str]]:
+    deadline_s = 0.3 if plan.quick else lateness.DEADLINES_S[0]
+    rounds = 1 if plan.quick else min(plan.rounds, 3)
+    for parent in ("", "parent stopped"):
+        late = [
+            run.latest_ms
+            for _ in range(rounds)
+            for run in lateness.together(
+                [
+                    lateness.Case("capbg", kind, parent, deadline_s, lateness.PATIENCE_S)
+                    for kind in ("sleeps", "ignores SIGTERM", "SIGSTOPped", "four stuck at once")
+                ]
+            ).values()
+        ]
+        known = [each for each in late if each is not None]
+        shown = f"{median(known):.1f} (median), {max(known):.1f} (latest of {len(late)})" if known else ""
+        if len(known) < len(late):
+            shown += f" and {len(late) - len(known)} not killed"
+        yield f"hard deadline under load{', ' if parent else ''}{parent}: late by, ms", shown
+
+
+@contextmanager
+def _busy(number: int) -> Iterator[None]:
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
+    try:
+        time.sleep(0.2)  # they have begun to turn
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+_EXTEND = "EXTEND_TIMEOUT_USEC"
+
+
+class _NotifySocket:
+    """A notify socket, and what it has heard: (CLOCK_MONOTONIC ns, fields). A thread empties its short queue."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, dict[str, str]]] = []
+        self._directory = tempfile.TemporaryDirectory()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(self._path)
+        self._end_read, self._end_write = os.pipe()
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+
+    @property
+    def _path(self) -> str:
+        return f"{self._directory.name}/notify"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment that names it."""
+        return {"NOTIFY_SOCKET": self._path}
+
+    def _listen(self) -> None:
+        while self._end_read not in select.select([self._socket.fileno(), self._end_read], [], [])[0]:
+            data = self._socket.recv(65536)
+            self.heard.append((time.monotonic_ns(), dict(line.split("=", 1) for line in data.decode().splitlines())))
+
+    def __enter__(self) -> "_NotifySocket":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        os.close(self._end_write)
+        self._thread.join()
+        os.close(self._end_read)
+        self._socket.close()
+        self._directory.cleanup()
