@@ -214,7 +214,8 @@ class Run:
     @property
     def alive(self) -> bool:
         """Whether it has a worker."""
-        return self.state not in {State.QUEUED, State.SETTLED}
+        # No set: it is asked for every task in every turn, and hashing a member of an enum is a call into Python.
+        return self.state is not State.QUEUED and self.state is not State.SETTLED
 
     @property
     def soft_ns(self) -> int:
