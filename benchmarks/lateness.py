@@ -35,6 +35,8 @@ KINDS = {
 }
 """What the task does, and how many of it run at once."""
 PARENTS = ("", "parent stopped", "parent killed")
+ROWS = [(parent, kind) for parent in PARENTS for kind in KINDS]
+"""What a point of the series belongs to, by its index: the kinds with the parent left alone come first."""
 DEADLINES_S = (0.95, 1.03)
 """On neither side of a tenth of a second: whoever looks ten times a second is neither favoured nor put off."""
 PATIENCE_S = 15.0
@@ -198,7 +200,7 @@ def _section(found: dict[Case, list[Found]]) -> Section:
         section.rows.append([f"{kind}, {parent}" if parent else kind, *cells])
     for name in CONTENDERS:
         section.series[name] = [
-            (float(rows.index((case.parent, case.kind))), late)
+            (float(ROWS.index((case.parent, case.kind))), late)
             for case, runs in found.items()
             if case.contender == name and (late := _plotted(_typical(runs))) is not None
         ]
@@ -217,7 +219,12 @@ def _typical(runs: Sequence[Found]) -> Found:
 
 
 def _plotted(found: Found) -> float | None:
-    return 0.0 if found.with_parent else found.latest_ms
+    """Infinite: never killed. None: there was nothing to measure."""
+    if found.refused:
+        return None
+    if found.with_parent:
+        return 0.0
+    return float("inf") if found.latest_ms is None else found.latest_ms
 
 
 def _bars(found: dict[Case, list[Found]]) -> list[Bar]:
