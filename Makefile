@@ -3,14 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH := $(VENV)/.bench
 ARGS ?=
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "capbg needs Python 3.11 or later; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,check]'
+	touch $@
+
+$(BENCH): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch $@
 
 # A kiosk with photos left to upload is told to stop, and everything is looked at afterwards.
@@ -20,6 +25,10 @@ demo: $(STAMP)
 # The whole suite, by two processes. One file or one test: make test ARGS="tests/e2e/test_phases.py -k suspend"
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+# Against the floor and every peer: 15 minutes on an idle machine. A look at it: make bench ARGS=--quick
+bench: $(BENCH)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
