@@ -44,6 +44,8 @@ from capbg.errors import (
 from capbg.task import Order, Task, current_task, finish_current, log
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from capbg.supervisor import Supervisor
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -214,6 +216,8 @@ class App:
         self._leaving: SystemExit | None = None
         """What the program was last told to leave by."""
         """Whether SystemExit has been raised: from then on ``finally`` blocks run, and no signal may cut them short."""
+        self._driving: AbstractAsyncContextManager[App] | None = None
+        """What drives it from an async loop, inside ``async with``."""
         self._unraisable: tuple[Callable[..., object], Callable[..., object]] | None = None
         """``sys.unraisablehook`` as it was before SystemExit was raised, and as it is since."""
 
@@ -480,8 +484,8 @@ class App:
     def fileno(self) -> int:
         """One descriptor that is readable whenever :meth:`pump` is to be called. The loop that watches it drives.
 
-        Inside ``with app:``, under asyncio: ``loop.add_reader(app.fileno(), app.pump)``. The SystemExit at the end
-        comes out of ``asyncio.run`` and its like; ``finally`` blocks run.
+        Inside ``with app:``. Under asyncio, uvloop and trio ``async with app:`` does all of it; ``capbg.loops`` has
+        adapters for other loops.
         """
         self._main_thread_only("fileno")
         supervisor = self._need_entered("fileno")
@@ -511,6 +515,8 @@ class App:
             return
         self._restore_unraisablehook()
         self._left = True
+        if self._driven:
+            supervisor.signals.hand_back()  # the loop hears its own signals still, while `finally` blocks run in it
         leaving = self._leaving = SystemExit(supervisor.leaving)
         before = sys.unraisablehook
 
@@ -644,6 +650,25 @@ class App:
             return
         if error is None or (isinstance(error, SystemExit) and not error.code):
             raise SystemExit(supervisor.leaving)
+
+    async def __aenter__(self) -> "App":
+        """Enter the app, driven by the asyncio (uvloop) or trio loop that runs in the main thread.
+
+        At the end of a terminating grace period the task that entered the block is cancelled, and the end of the block
+        raises SystemExit with the exit status. Raises :class:`~capbg.WrongPhaseError` where no such loop runs.
+        """
+        driving = _async_driving()(self)
+        await driving.__aenter__()
+        self._driving = driving
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        driving, self._driving = self._driving, None
+        if driving is None or os.getpid() != self._pid:
+            return None  # a forked child unwinds through the app's block
+        return await driving.__aexit__(kind, error, traceback)
 
     def _undo(self) -> None:
         """Put everything back. Our signals are blocked, or this is the way out after an error."""
@@ -789,6 +814,34 @@ class _Critical:
             if self._supervisor is not None and self._supervisor is self._app._supervisor:
                 self._supervisor.held_by_main -= self._main
                 self._supervisor.release()
+
+
+def _async_driving() -> "Callable[[App], AbstractAsyncContextManager[App]]":
+    """The adapter to the loop that is running."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        try:
+            from capbg.loops import trio as adapter
+        except ImportError as error:
+            raise WrongPhaseError(
+                f"`async with app:` under trio goes through anyio, and {error}: install capbg[trio]"
+            ) from error
+        return adapter.driving
+    if "asyncio" in sys.modules:
+        import asyncio
+
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            from capbg.loops.asyncio import driving
+
+            return driving
+    raise WrongPhaseError(
+        "`async with app:` needs a running asyncio (uvloop) or trio loop, and there is none: call it inside of "
+        "asyncio.run() or trio.run(), or use `with app:` and have your loop watch app.fileno() and call app.pump()"
+    )
 
 
 _NOT_ENTERED = Grace(grace_ns=1, kill_after_ns=0, max_workers=None).state

@@ -194,7 +194,30 @@ def _live(order: Order, pipe: socket.socket, parent: int, lifeline: int | None) 
     for note in notes:
         task._note(note)
     set_current(task)
+    _forget_loops()
     return _run(order, task, expiry)
+
+
+_kept: list[object] = []
+
+
+def _forget_loops() -> None:
+    """Have an event loop that ran in the app at the fork not seem to run here.
+
+    Its descriptors are the app's: epoll_ctl(2) by way of an inherited descriptor changes the very set the app waits
+    for. asyncio notices the fork by itself; it just must not clean up. trio and what asks sniffio do not notice.
+    """
+    modules = sys.modules
+    if (sniffio := modules.get("sniffio")) is not None:
+        sniffio.thread_local.name = None
+        sniffio.current_async_library_cvar.set(None)
+    context = getattr(modules.get("trio._core._run"), "GLOBAL_RUN_CONTEXT", None)
+    if context is not None:
+        vars(context).clear()
+    # A loop that is idle has perhaps no other owner than asyncio's policy; then, with the first loop that is set here,
+    # its __del__ would take its self-pipe out of the app's epoll set.
+    policy = getattr(modules.get("asyncio.events"), "_event_loop_policy", None)
+    _kept.append(getattr(getattr(policy, "_local", None), "_loop", None))
 
 
 def _run(order: Order, task: Task, expiry: _Expiry) -> int:
@@ -248,7 +271,7 @@ def _run_coroutine(coroutine: Any, expiry: _Expiry) -> None:
                 if not cancelled:
                     raise
 
-    runner = asyncio.Runner()
+    runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)  # and with it the inherited loop is left where it is
     try:
         runner.run(run())
     finally:

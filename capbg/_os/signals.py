@@ -90,6 +90,14 @@ class Signals:
             return -1
         return fd if file == [found.st_dev, found.st_ino] else -1
 
+    def hand_back(self) -> None:
+        """Give the wake-up descriptor back to whoever had it, and pass on what has come: no more turns are taken."""
+        owner = signal.set_wakeup_fd(self._others_fd())
+        if owner != self.write_fd:
+            signal.set_wakeup_fd(owner)  # it was never ours, or somebody took it over meanwhile
+        self._drain()
+        self._stay_readable()
+
     def uninstall(self, *, leaving: bool) -> None:
         """Put back what was there, with our signals blocked; what is pending then goes to the old handlers.
 
@@ -100,15 +108,12 @@ class Signals:
             # This throws away one that is pending: the default action of a real-time signal is to kill.
             signal.signal(TURN, signal.SIG_IGN)
         for signum, old in self._old.items():
-            default = old in {signal.SIG_DFL, signal.default_int_handler}
-            if leaving and default and signum in {signal.SIGTERM, signal.SIGINT}:
+            if leaving and _is_default(old) and signum in {signal.SIGTERM, signal.SIGINT}:
                 signal.signal(signum, signal.SIG_IGN)
             elif old is not None:  # None: it was installed from C, and Python cannot put it back
                 signal.signal(signum, old)
         self._old.clear()
-        owner = signal.set_wakeup_fd(self._others_fd())
-        if owner != self.write_fd:
-            signal.set_wakeup_fd(owner)  # it was never ours, or somebody took it over meanwhile
+        self.hand_back()
         self._close()
 
     def forget_in_child(self) -> None:
@@ -204,6 +209,14 @@ class Signals:
                         self._unmatched[number] = self._unmatched.get(number, 0) + 1
         except BlockingIOError:
             pass
+
+
+def _is_default(disposition: _Disposition) -> bool:
+    """Whether nobody has asked for anything else: also if asyncio or trio stands in for it while its loop runs."""
+    if disposition in {signal.SIG_DFL, signal.default_int_handler}:
+        return True
+    function = getattr(disposition, "func", disposition)  # asyncio's is a functools.partial
+    return getattr(function, "__module__", None) in {"asyncio.runners", "trio._core._ki"}
 
 
 def stop_self(heard: Signals) -> bool:

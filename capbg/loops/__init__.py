@@ -6,7 +6,12 @@ one descriptor. ``import capbg`` loads none of this; each adapter imports its to
 This folder must not know more of an app than :class:`Driven` says.
 """
 
+from types import TracebackType
 from typing import Protocol, Self
+
+from capbg._core.words import AppState, TaskInfo, TaskState
+
+_UNDER_WAY = {TaskState.QUEUED, TaskState.RUNNING, TaskState.EXPIRING, TaskState.LEAVING}
 
 
 class Driven(Protocol):
@@ -24,6 +29,21 @@ class Driven(Protocol):
         """Install the signals."""
         ...
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
         """Undo that, or leave by SystemExit."""
         ...
+
+    def get_state(self) -> AppState:
+        """The phase."""
+        ...
+
+    def tasks(self) -> tuple[TaskInfo, ...]:
+        """What is registered, running and settled."""
+        ...
+
+
+def has_work(app: Driven) -> bool:
+    """Whether a grace period or a task is under way: to leave the app now would stop the loop until it is over."""
+    return not app.get_state().is_active or any(task.state in _UNDER_WAY for task in app.tasks())
