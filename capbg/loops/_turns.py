@@ -58,7 +58,7 @@ class Turns:
         try:
             self._quit()
             self._quit_has_worked = True
-        except BaseException as error:  # noqa: BLE001 - raised by raise_kept(); and told now, lest nobody leaves
+        except BaseException as error:  # raised by raise_kept(); and told now, lest nobody leaves
             if self._quit_has_worked:
                 return  # what it ends is gone already: a window that was destroyed, say
             if self._error is None:

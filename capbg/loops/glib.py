@@ -18,6 +18,7 @@ from gi.repository import GLib
 
 from capbg.loops import Driven
 from capbg.loops._turns import Turns
+from capbg.loops.forked import without_display
 
 
 @contextmanager
@@ -26,11 +27,11 @@ def driving(app: Driven, *, quit: Callable[[], object]) -> Iterator[None]:
 
     ``quit`` ends that loop at the end of a terminating grace period: ``loop.quit``, ``application.quit`` or, in GTK 3,
     ``Gtk.main_quit``. It is called in the loop, and again every 50 ms until the block is left; then SystemExit goes on
-    with the status of the contract. From the main thread.
+    with the status of the contract. From the main thread. A forked worker has no connection to the display.
 
     Raises what entering the app raises, and on the way out what ``pump`` or ``quit`` raised in the loop.
     """
-    with app:
+    with app, without_display():
         turns = Turns(app, quit)
         source = 0
 

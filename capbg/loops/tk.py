@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from capbg.loops import Driven
 from capbg.loops._turns import Turns
+from capbg.loops.forked import without_display
 
 
 @contextmanager
@@ -21,12 +22,13 @@ def driving(app: Driven, root: tkinter.Tk, *, quit: Callable[[], object] | None 
 
     ``quit`` ends that loop at the end of a terminating grace period; None: ``root.quit``. ``root.destroy`` also ends a
     dialog that waits (``wait_window``, ``messagebox``). It is called in the loop, and again every 50 ms until the block
-    is left; then SystemExit goes on with the status of the contract. From the main thread.
+    is left; then SystemExit goes on with the status of the contract. From the main thread. A forked worker has no
+    connection to the display.
 
     Raises what entering the app raises, and on the way out what ``pump`` or ``quit`` raised in the loop.
     """
     tk = root.tk
-    with app:
+    with app, without_display():
         turns = Turns(app, root.quit if quit is None else quit)
         fd = app.fileno()
         timer = None
