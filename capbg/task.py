@@ -10,14 +10,16 @@ import os
 import socket
 import sys
 import termios
-import threading
 import time
+from _thread import allocate_lock
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import getpid
 from typing import Protocol
 
 from capbg._core import wire
 from capbg._core.budget import Limits
+from capbg._core.wire import ACKNOWLEDGED, FINISH
 from capbg._core.words import NS, Progress
 from capbg.errors import InvalidArgumentError, UnknownTaskError, WrongTypeError
 
@@ -79,8 +81,8 @@ class Task:
         self._order = order
         self._pipe = pipe
         self._expiry = expiry
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._pid = getpid()
+        self._lock = allocate_lock()
         self._finished = False
 
     def __repr__(self) -> str:
@@ -112,7 +114,7 @@ class Task:
         Afterwards the worker has ``kill_after`` seconds to leave. A second call does nothing but warn in the log.
         Raises UnknownTaskError in a process that the worker has forked: only the task itself knows that it is done.
         """
-        if os.getpid() != self._pid:
+        if getpid() != self._pid:
             raise UnknownTaskError(
                 f"task {self.id!r} cannot be finished from process {os.getpid()}: finish it in its own worker, "
                 f"process {self._pid}",
@@ -127,9 +129,9 @@ class Task:
                     return
                 # Blocking on purpose: it counts once it is acknowledged. The kernel's timer ends a wait without an
                 # answer.
-                self._pipe.sendall(wire.FINISH)
+                self._pipe.sendall(FINISH)
                 expiry.finishing()
-                if self._pipe.recv(1) != wire.ACKNOWLEDGED:
+                if self._pipe.recv(1) != ACKNOWLEDGED:
                     os._exit(APP_GONE)  # the app is gone, and with it whoever could take the word
                 self._finished = True
                 expiry.finished()

@@ -15,25 +15,33 @@ be met by a roll-back. Before the callback has begun and after it has ended ther
 This file must not know of other tasks, phases or systemd.
 """
 
-import os
 import signal
 import socket
 import sys
 import threading
-import time
+from _thread import get_ident
 from collections.abc import Callable, Coroutine
+from os import _exit, getpid, setpgid
+from time import monotonic_ns
 from types import FrameType
 from typing import Any, NoReturn
 
 from capbg._core import wire
 from capbg._core.budget import NO_LIMITS
-from capbg._os import fds, limits, notify, signals
+
+# By name: a worker that looks a function up in its module copies a page for the module and one for the name.
+from capbg._core.wire import GO_SIZE, decode_go
 from capbg._os.clock import SignalTimer
-from capbg._os.title import Title
+from capbg._os.fds import close_owned, redirect_in_worker
+from capbg._os.limits import die_with_parent, die_with_writer, set_asked_for, set_cpu
+from capbg._os.notify import forget_in_worker
+from capbg._os.signals import EXPIRE, reset_in_worker
+from capbg._os.title import show_worker
 from capbg.errors import TaskExpired
 from capbg.task import APP_GONE, Order, Task, set_current
 
 _LOOK_UP_S = 0.2
+_EXPIRE, _SIGKILL = int(EXPIRE), int(signal.SIGKILL)
 
 before_task: list[Callable[[], object]] = []
 """What a forked worker does right before its callback: here the adapters put their toolkits out of its reach."""
@@ -42,25 +50,26 @@ before_task: list[Callable[[], object]] = []
 class _Expiry:
     """The soft expiry of this worker: the handler, and where it may strike."""
 
+    soft_ns = hard_ns = sys.maxsize
+    begun = False
+    task: Task | None = None
+    timers: tuple[SignalTimer, SignalTimer] | None = None
+    _held = 0
+    _pending = False
+    _told = False
+    _striking = False
+    _cancel: Callable[[], object] | None = None
+
     def __init__(self, order: Order) -> None:
-        self.soft_ns = self.hard_ns = sys.maxsize
-        self.begun = False
-        self.task: Task | None = None
         self._order = order
-        self._main = threading.get_ident()
-        self._held = 0
-        self._pending = False
-        self._told = False
-        self._striking = False
-        self._cancel: Callable[[], object] | None = None
-        self.timers: tuple[Any, Any] | None = None
+        self._main = get_ident()
 
     def handle(self, signum: int, _frame: FrameType | None) -> None:
         """The signal handler."""
         if self.begun:
             return
         self.begun = True
-        now = time.monotonic_ns()
+        now = monotonic_ns()
         self.hard_ns = min(self.hard_ns, now + self._order.kill_after_ns)
         if signum != signal.SIGXCPU:
             # There the hard RLIMIT_CPU is the kernel's part. The app counts from when it hears of it, a moment later:
@@ -99,40 +108,34 @@ class _Expiry:
 
     def finished(self) -> None:
         """The task is settled: it has ``kill_after`` to leave."""
-        self.hard_ns = min(self.hard_ns, time.monotonic_ns() + self._order.kill_after_ns)
+        self.hard_ns = min(self.hard_ns, monotonic_ns() + self._order.kill_after_ns)
         self._set_hard()
 
     def hold(self) -> None:
         """Keep the expiry back, if this is the main thread: nowhere else does it strike."""
-        if threading.get_ident() == self._main:
+        if get_ident() == self._main:
             self._held += 1
 
     def release(self) -> None:
         """Let it strike again, as often as it was held."""
-        if threading.get_ident() == self._main:
+        if get_ident() == self._main:
             self._held -= 1
             if self._pending and not self._held:
                 self._pending = False
                 self._strike()
 
-    def striking(self, cancel: Callable[[], object] | None = None) -> "_Striking":
-        """Let the expiry strike in this block: by ``cancel``, or else by raising TaskExpired."""
-        return _Striking(self, cancel)
-
-
-class _Striking:
-    def __init__(self, expiry: _Expiry, cancel: Callable[[], object] | None) -> None:
-        self._expiry = expiry
+    def striking(self, cancel: Callable[[], object] | None = None) -> "_Expiry":
+        """Let the expiry strike in the block behind ``with``: by ``cancel``, or else by raising TaskExpired."""
         self._cancel = cancel
+        return self
 
     def __enter__(self) -> None:
-        self._expiry._cancel = self._cancel
-        self._expiry._striking = True
-        if self._expiry.begun:  # it came before there was anything to strike
-            self._expiry._strike()
+        self._striking = True
+        if self.begun:  # it came before there was anything to strike
+            self._strike()
 
     def __exit__(self, *_exc: object) -> None:
-        self._expiry._striking = False
+        self._striking = False
 
 
 # ------------------------------------------------------------------------------------------------------ the worker
@@ -148,53 +151,53 @@ def main(order: Order, pipe: socket.socket, parent: int, lifeline: int | None) -
         sys.excepthook(*sys.exc_info())
     finally:
         _flush()
-        os._exit(code)
+        _exit(code)
 
 
 def _live(order: Order, pipe: socket.socket, parent: int, lifeline: int | None) -> int:
     try:
-        os.setpgid(0, 0)
+        setpgid(0, 0)
     except PermissionError:
         pass  # a session leader is a group leader already
-    alive = limits.die_with_parent(parent) if lifeline is None else limits.die_with_writer(lifeline)
+    alive = die_with_parent(parent) if lifeline is None else die_with_writer(lifeline)
     if not alive:
         return APP_GONE
-    fds.close_owned(keep=pipe.fileno())
-    fds.redirect_in_worker((sys.stdout, sys.stderr))
-    notify.forget_in_worker()
+    close_owned(keep=pipe.fileno())
+    redirect_in_worker((sys.stdout, sys.stderr))
+    forget_in_worker()
 
-    pipe.setblocking(True)
-    os.set_inheritable(pipe.fileno(), False)
     expiry = _Expiry(order)
-    signals.reset_in_worker(expiry.handle)
-    data = pipe.recv(wire.GO_SIZE + 1)
+    reset_in_worker(expiry.handle)
+    data = pipe.recv(GO_SIZE + 1)
     if not data:
         return APP_GONE  # the app could not watch us, and has given up on this start
-    soft_ns, hard_ns, cpu_soft_s, cpu_hard_s = wire.decode_go(data)
+    soft_ns, hard_ns, cpu_soft_s, cpu_hard_s = decode_go(data)
     expiry.soft_ns, expiry.hard_ns = soft_ns, min(hard_ns, expiry.hard_ns)
     task = expiry.task = Task(order, pipe, expiry)
 
     notes: list[str] = []
     try:
-        expiry.timers = SignalTimer(signals.EXPIRE, to_this_thread=True), SignalTimer(signal.SIGKILL)
+        expiry.timers = SignalTimer(_EXPIRE, to_this_thread=True), SignalTimer(_SIGKILL)
     except OSError as error:  # RLIMIT_SIGPENDING is spent; the app holds the deadline, too
         notes.append(f"the kernel's timers could not be made, the app alone holds the deadline: {error}")
     else:
         expiry.timers[1].set(expiry.hard_ns)
         expiry.timers[0].set(soft_ns)
     try:
-        limits.set_cpu(cpu_soft_s, cpu_hard_s)
+        set_cpu(cpu_soft_s, cpu_hard_s)
         if order.limits is not NO_LIMITS:
-            limits.set_asked_for(order.limits)
+            set_asked_for(order.limits)
     except (OSError, ValueError) as error:
         # Outside the box that was asked for, a task may harm the machine: it does not run.
         task._say(wire.encode(wire.Unarmed(str(error))))
         return 1
-    Title(order.app_name, enabled=order.proctitle).show_worker(order.task_name)
+    if order.proctitle:
+        show_worker(order.app_name, order.task_name)
     for note in notes:
         task._note(note)
     set_current(task)
     _forget_loops()
+
     return _run(order, task, expiry)
 
 
@@ -289,13 +292,16 @@ def _join_threads() -> None:
     pools = sys.modules.get("concurrent.futures.thread")
     if pools is not None:
         pools._python_exit()  # as the interpreter does on its way out: idle threads of a pool wait for work for ever
-    while running := [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]:
+    while threading.active_count() > 1:
+        running = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
+        if not running:
+            return
         for thread in running:  # each may start more
             thread.join(_LOOK_UP_S)  # and look up: a signal that another thread has caught does not end a wait
 
 
 def _tell_last(task: Task, packet: bytes) -> None:
-    if os.getpid() != task._pid:
+    if getpid() != task._pid:
         return  # a fork of the worker that came out of the callback: it does not speak for the task
     try:
         task._pipe.send(packet, socket.MSG_NOSIGNAL)  # blocks while the app is busy; the kernel's timer bounds it

@@ -8,8 +8,8 @@ moment nobody chose. CLOCK_MONOTONIC stands still while the machine sleeps, and 
 import ctypes
 import os
 import struct
-import threading
 import time
+from threading import get_native_id
 from typing import NoReturn
 
 from capbg._core.words import NS
@@ -32,17 +32,17 @@ def now_ns() -> int:
     return time.monotonic_ns()
 
 
-_ITIMERSPEC = struct.Struct("@llll")
+_ITIMERSPEC = struct.Struct("@llll").pack
 """it_interval, it_value: seconds and nanoseconds each."""
-_SIGEVENT = struct.Struct("@Piii44x")
+_SIGEVENT = struct.Struct("@Piii44x").pack
 """sigev_value, the signal, the kind, the thread; 64 bytes with the padding (sigevent(7))."""
 
 
 def _once_at(instant_ns: int | None) -> bytes:
     if instant_ns is None:
-        return _ITIMERSPEC.pack(0, 0, 0, 0)
+        return _ITIMERSPEC(0, 0, 0, 0)
     # All zero would disarm: an instant in the distant past is one nanosecond after the clock's origin.
-    return _ITIMERSPEC.pack(0, 0, *divmod(max(1, instant_ns), NS))
+    return _ITIMERSPEC(0, 0, *divmod(max(1, instant_ns), NS))
 
 
 def _fail(call: str) -> NoReturn:
@@ -91,9 +91,9 @@ class SignalTimer:
     """
 
     def __init__(self, signum: int, *, to_this_thread: bool = False) -> None:
-        kind, thread = (_SIGEV_THREAD_ID, threading.get_native_id()) if to_this_thread else (_SIGEV_SIGNAL, 0)
+        kind, thread = (_SIGEV_THREAD_ID, get_native_id()) if to_this_thread else (_SIGEV_SIGNAL, 0)
         self._id = _TimerId()
-        event = _SIGEVENT.pack(0, signum, kind, thread)
+        event = _SIGEVENT(0, signum, kind, thread)
         if _timer_create(_CLOCK_MONOTONIC, event, _byref(self._id)) < 0:
             _fail("timer_create")
 

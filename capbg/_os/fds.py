@@ -9,6 +9,11 @@ import select
 import socket
 from collections.abc import Callable
 
+# By name: a worker that looks a function up in its module copies a page for the module and one for the name.
+from os import O_CLOEXEC, O_RDWR, closerange, devnull, dup, dup2
+from os import close as _close
+from os import open as _open
+
 OWNED: set[int] = set()
 """Descriptors that belong to the app and that no worker may keep."""
 
@@ -35,7 +40,7 @@ def close_owned(keep: int = -1) -> None:
             continue
         if fd != last + 1:
             if last >= 0:
-                os.closerange(first, last + 1)
+                closerange(first, last + 1)
             first = fd
         last = fd
 
@@ -108,23 +113,23 @@ def redirect_in_worker(streams: tuple[object, ...]) -> None:
     do, too, but it blocks for ever on a full pipe that nobody reads. So the buffer is flushed here, into /dev/null, and
     the descriptor is put back.
     """
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    null = _open(devnull, O_RDWR | O_CLOEXEC)
     try:
-        os.dup2(null, 0)
+        dup2(null, 0)
         for stream in streams:
             try:
                 fd = stream.fileno()  # type: ignore[attr-defined]
             except (AttributeError, OSError, ValueError):
                 continue  # closed, None, or no file: nothing of ours is buffered for a descriptor
-            saved = os.dup(fd)
+            saved = dup(fd)
             try:
-                os.dup2(null, fd)
+                dup2(null, fd)
                 stream.flush()  # type: ignore[attr-defined]
             except (OSError, ValueError, RuntimeError):
                 pass  # RuntimeError: the signal came in the middle of a print; that buffer is lost to us, not written
             finally:
-                os.dup2(saved, fd)
-                os.close(saved)
+                dup2(saved, fd)
+                _close(saved)
     finally:
         if null != 0:
-            os.close(null)
+            _close(null)

@@ -9,10 +9,13 @@ import os
 import resource
 import select
 import signal
+from os import getppid
+from resource import RLIM_INFINITY, RLIMIT_CPU, getrlimit, setrlimit
 
 from capbg._core.budget import Limits
 
 _PR_SET_PDEATHSIG = 1
+_SIGKILL = int(signal.SIGKILL)
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 _prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 
@@ -22,10 +25,10 @@ def die_with_parent(parent: int) -> bool:
 
     The parent may have died before the call, and then the signal never comes: so the parent's id is checked after it.
     """
-    if _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) < 0:
+    if _prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0) < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    return os.getppid() == parent
+    return getppid() == parent
 
 
 def die_with_writer(read_fd: int) -> bool:
@@ -45,7 +48,7 @@ def die_with_writer(read_fd: int) -> bool:
 
 def set_cpu(soft_s: int, hard_s: int) -> None:
     """RLIMIT_CPU, never above the hard limit there is."""
-    _lower(resource.RLIMIT_CPU, soft_s, hard_s)
+    _lower(RLIMIT_CPU, soft_s, hard_s)
 
 
 def set_asked_for(limits: Limits) -> None:
@@ -65,10 +68,10 @@ def set_asked_for(limits: Limits) -> None:
 
 def _lower(which: int, soft: int, hard: int) -> None:
     # Raising a hard limit needs CAP_SYS_RESOURCE; what is there already is stricter, and stays.
-    _, most = resource.getrlimit(which)
-    if most != resource.RLIM_INFINITY:
+    _, most = getrlimit(which)
+    if most != RLIM_INFINITY:
         soft, hard = min(soft, most), min(hard, most)
-    resource.setrlimit(which, (soft, hard))
+    setrlimit(which, (soft, hard))
 
 
 def usable_cpus() -> int:

@@ -13,6 +13,11 @@ def _setproctitle() -> Callable[[str], object]:
     return set_title
 
 
+def show_worker(app_name: str, task_name: str) -> None:
+    """``capbg: NAME/TASK``, in a worker."""
+    _setproctitle()(f"capbg: {app_name}/{task_name}")
+
+
 class Title:
     """The app's title from :meth:`take` to :meth:`restore`; with ``enabled=False`` nothing is touched."""
 
@@ -40,10 +45,6 @@ class Title:
     def show(self, text: str) -> None:
         """``capbg: NAME [text]``"""
         self._set(f"capbg: {self.name} [{text}]")
-
-    def show_worker(self, task_name: str) -> None:
-        """``capbg: NAME/TASK``"""
-        self._set(f"capbg: {self.name}/{task_name}")
 
     def restore(self) -> None:
         """Put back the title that was there."""

@@ -489,7 +489,10 @@ def _readable(fd: int, timeout_ms: int) -> bool:
 def _run_order(order: InheritedFd) -> None:
     with open(order.fd, "rb") as file:
         target, what, pipe, parent, lifeline = reduction.ForkingPickler.loads(file.read())
-    target(what, socket.socket(fileno=pipe.fd), parent, None if lifeline is None else lifeline.fd)
+    theirs = socket.socket(fileno=pipe.fd)
+    theirs.setblocking(True)
+    theirs.set_inheritable(False)
+    target(what, theirs, parent, None if lifeline is None else lifeline.fd)
 
 
 _ORDERED: dict[str, type[_Ordered]] = {each.method: each for each in (_Spawned, _Served)}
