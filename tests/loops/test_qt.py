@@ -225,29 +225,43 @@ finally:
     assert 0 == program.wait(), program.stderr
 
 
-def test_a_dialog_opened_by_a_listener_does_not_make_the_loop_spin(launch: Launcher) -> None:
-    """The turn is not over meanwhile: its descriptor stays readable, and must not be looked at."""
+def test_a_dialog_opened_by_a_listener_does_not_make_the_loop_spin(launch: Launcher, tmp_path: Path) -> None:
+    """The turn is not over meanwhile: the descriptor is readable all the time, and must not be looked at."""
     program = start(
         launch,
         """
 app = Counted("spins", grace=60)
 
-def ask(state):
-    before = app.pumps
-    dialog = QDialog()
-    soon(dialog.accept, 200)
-    dialog.exec()
-    say("PUMPS", app.pumps - before)
+@app.background_task()
+def first():
+    pass
 
-app.add_listener("appStateChange", ask)
+@app.background_task()
+def talks(task):
+    for parts in range(1 << 60):
+        task.progress(parts)
+        if os.path.exists(sys.argv[1]):
+            return
+
+def ask(result):
+    if result.name == "first":
+        before = app.pumps
+        dialog = QDialog()
+        soon(dialog.accept, 300)
+        dialog.exec()
+        say("PUMPS", app.pumps - before)
+
+app.add_listener("taskSettled", ask)
 with driving(app):
     soon(lambda: say("READY"))
     qt.exec()
 """,
+        str(tmp_path / "go"),
     )
     program.expect("READY")
     program.send(signal.SIGTERM)
     assert "0" == program.expect("PUMPS")
+    (tmp_path / "go").touch()
     assert 0 == program.wait(), program.stderr
 
 
