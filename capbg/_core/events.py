@@ -3,41 +3,35 @@
 This file must not know what follows from what: that is ``grace.py``'s.
 """
 
-from dataclasses import dataclass
-
 from capbg._core import wire
 from capbg._core.task import Exit
+from capbg._core.value import Value
 from capbg._core.words import GraceReport, Reason, TaskResult
 
 # ----------------------------------------------------------------------------------------------------------- events
 
 
-@dataclass(frozen=True, slots=True)
-class StopRequested:
+class StopRequested(Value):
     """SIGTERM or SIGINT came."""
 
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
-class SuspendRequested:
+class SuspendRequested(Value):
     """SIGTSTP came."""
 
 
-@dataclass(frozen=True, slots=True)
-class Continued:
+class Continued(Value):
     """SIGCONT came."""
 
 
-@dataclass(frozen=True, slots=True)
-class Announced:
+class Announced(Value):
     """The listeners have returned; ``errors`` holds one line for each that raised."""
 
     errors: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
+class Registration(Value):
     """A task was registered. ``once``: it runs at one backgrounding only."""
 
     id: str
@@ -47,30 +41,26 @@ class Registration:
     cpu_hard_ns: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CancelRequested:
+class CancelRequested(Value):
     """The program cancels a task."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class FinishRequested:
+class FinishRequested(Value):
     """The app itself says that a task is done."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStarted:
+class WorkerStarted(Value):
     """A worker runs."""
 
     id: str
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class StartFailed:
+class StartFailed(Value):
     """No worker could be started; ``shortage``: the machine is short of something, so that later it may work."""
 
     id: str
@@ -78,32 +68,28 @@ class StartFailed:
     shortage: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PacketArrived:
+class PacketArrived(Value):
     """A worker spoke."""
 
     id: str
     packet: wire.Packet
 
 
-@dataclass(frozen=True, slots=True)
-class GarbageArrived:
+class GarbageArrived(Value):
     """A worker sent what does not parse."""
 
     id: str
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerExited:
+class WorkerExited(Value):
     """A worker is gone."""
 
     id: str
     exit: Exit
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Value):
     """The turn is over: look at the clock."""
 
 
@@ -126,76 +112,65 @@ Event = (
 # --------------------------------------------------------------------------------------------------------- actions
 
 
-@dataclass(frozen=True, slots=True)
-class Notify:
+class Notify(Value):
     """Send a datagram to systemd."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Retitle:
+class Retitle(Value):
     """Show this behind the app's name in the process title."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class AcknowledgeFinish:
+class AcknowledgeFinish(Value):
     """Tell the worker that its finish counts."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class ExpireWorker:
+class ExpireWorker(Value):
     """Tell the worker to come to an end."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class KillWorker:
+class KillWorker(Value):
     """SIGKILL to the worker's process group."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class AbandonWorker:
+class AbandonWorker(Value):
     """Stop waiting for the worker: not even SIGKILL ended it."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class TellSettled:
+class TellSettled(Value):
     """Tell the listeners of ``taskSettled``."""
 
     result: TaskResult
 
 
-@dataclass(frozen=True, slots=True)
-class TellEnded:
+class TellEnded(Value):
     """Tell the listeners of ``graceEnded``."""
 
     report: GraceReport
 
 
-@dataclass(frozen=True, slots=True)
-class Warn:
+class Warn(Value):
     """Write a warning to the log."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class StopProcess:
+class StopProcess(Value):
     """Stop this process (SIGSTOP)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(Value):
     """Leave the program with this exit status."""
 
     status: int

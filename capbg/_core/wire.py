@@ -7,9 +7,9 @@ to a limit, so that a packet fits any socket buffer. This file must not know wha
 
 import math
 import struct
-from dataclasses import dataclass
 from enum import Enum
 
+from capbg._core.value import Value
 from capbg._core.words import Progress
 
 LARGEST = 65_536
@@ -38,18 +38,15 @@ class Cause(Enum):
     CPU = b"c"
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(Value):
     """Worker to app: the task is done. The worker waits for :data:`ACKNOWLEDGED`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Returned:
+class Returned(Value):
     """Worker to app: the callback returned, or left by TaskExpired; the worker leaves now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Raised:
+class Raised(Value):
     """Worker to app: the callback raised; the worker leaves now."""
 
     type: str
@@ -57,29 +54,25 @@ class Raised:
     traceback: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unarmed:
+class Unarmed(Value):
     """Worker to app: a limit the user asked for could not be set, so the callback was never called."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ExpiryBegun:
+class ExpiryBegun(Value):
     """Worker to app: the soft expiry has begun by the worker's own timers."""
 
     cause: Cause
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(Value):
     """Worker to app: a line for the log."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ProgressMade:
+class ProgressMade(Value):
     """Worker to app: how far it is."""
 
     progress: Progress
