@@ -506,7 +506,7 @@ async def main():
         say("READY")
         await until(lambda: [task.state.name for task in app.tasks()].count("RUNNING") == 16)
         open(sys.argv[2], "w").close()
-        time.sleep(5)  # over their hard deadlines, too: by then the kernel has killed them while they wait for the answer
+        time.sleep(5)  # over the hard deadlines, too: the kernel has killed them while they waited for the answer
         say("TURNS BEFORE", app.turns)
         await until(lambda: False)
 
