@@ -31,7 +31,7 @@ def driving(app: Driven, *, quit: Callable[[], object]) -> Iterator[None]:
 
     Raises what entering the app raises, and on the way out what ``pump`` or ``quit`` raised in the loop.
     """
-    with app, without_display():
+    with without_display(), app:  # in this order: leaving the app may start what is left of its tasks
         turns = Turns(app, quit)
         source = 0
 

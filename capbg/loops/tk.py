@@ -28,7 +28,7 @@ def driving(app: Driven, root: tkinter.Tk, *, quit: Callable[[], object] | None 
     Raises what entering the app raises, and on the way out what ``pump`` or ``quit`` raised in the loop.
     """
     tk = root.tk
-    with app, without_display():
+    with without_display(), app:  # in this order: leaving the app may start what is left of its tasks
         turns = Turns(app, root.quit if quit is None else quit)
         fd = app.fileno()
         timer = None

@@ -83,8 +83,10 @@ def check_closed(kit: Kit, launch: Launcher, folder: Path, env: dict[str, str]) 
     program.send(signal.SIGTERM)
     assert "BACKGROUND" == program.expect("WINDOW CLOSED")
     (folder / "go").touch()
-    assert {"work": "FINISHED"} == program.report()["outcomes"]
-    assert 0 == program.wait(), program.stderr
+    outcomes = program.report()["outcomes"]
+    assert "FINISHED" == outcomes["work"]
+    assert outcomes["careless"] in {"CRASHED", "FAILED"}  # started behind the loop, and without a display all the same
+    assert 75 == program.wait(), program.stderr
 
 
 def check_touched(kit: Kit, launch: Launcher, folder: Path, env: dict[str, str]) -> None:

@@ -300,12 +300,16 @@ run()
 """What leaves a callback is not lost, a descriptor that is always readable starves nobody, and nothing stays behind."""
 
 CLOSED = """
-app = capbg.App("closed", grace=60)
+app = capbg.App("closed", grace=60, max_workers=1)
 
 @app.background_task()
 def work(task):
     while not os.path.exists(sys.argv[1]):
         time.sleep(0.01)
+
+@app.background_task(deadline=20)
+def careless(task):
+    touch()
 
 app.add_listener("pause", lambda: once(50, close))
 try:

@@ -52,15 +52,22 @@ def test_a_dialog_that_waits_ends_with_its_window(launch: Launcher, tmp_path: Pa
         tmp_path,
         """
         app = capbg.App("dialog", grace=60)
+        asked = 0
 
         def ask():
             dialog = tkinter.Toplevel(root)
             once(100, lambda: say("READY"))
             root.wait_window(dialog)
             say("DIALOG OVER")
-            time.sleep(0.2)  # the next time it is asked is due: there is no window any more
+            while asked < 2:
+                iterate()  # the second time there is no window any more
 
-        with drive(app, quit=root.destroy):
+        def destroy():
+            global asked
+            asked += 1
+            root.destroy()
+
+        with drive(app, quit=destroy):
             once(0, ask)
             run()
             say("LEFT THE LOOP")
