@@ -12,6 +12,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -164,6 +165,23 @@ def running(script: str, *arguments: object, env: Mapping[str, str] | None = Non
         yield program
     finally:
         program.close()
+
+
+@contextmanager
+def compiled() -> Iterator[None]:
+    """Have programs keep what they compile on import, as it is kept of whatever is installed, in a place of their own.
+
+    The first to import something compiles it: there has to be a round that does not count.
+    """
+    names = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
+    before = {name: os.environ.pop(name, None) for name in names}
+    try:
+        with tempfile.TemporaryDirectory() as cache:
+            os.environ["PYTHONPYCACHEPREFIX"] = cache
+            yield
+    finally:
+        os.environ.pop("PYTHONPYCACHEPREFIX", None)
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def stat(pid: int) -> list[str]:

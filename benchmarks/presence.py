@@ -1,11 +1,6 @@
-"""What it costs that capbg is there, before anything has happened: imports, entering, memory, wake-ups.
-
-What a program imports is compiled once and kept, as it is for whatever is installed: the programs here keep it in a
-directory of their own, and a first round that does not count fills it.
-"""
+"""What it costs that capbg is there, before anything has happened: imports, entering, memory, wake-ups."""
 
 import functools
-import os
 import socket
 import subprocess
 import sys
@@ -15,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.measure import Bar, Plan, Program, Section, in_turn, median, ratio, running
+from benchmarks.measure import Bar, Plan, Program, Section, compiled, in_turn, median, ratio, running
 
 _WATCHDOG_S = 2.0
 
@@ -61,23 +56,11 @@ def measure(plan: Plan) -> list[Section]:
         ),
         columns=["figure", "value"],
     )
-    with tempfile.TemporaryDirectory() as cache, _compiled_in(cache):
+    with compiled():
         _imports(plan, section)
         _memory(plan, section)
         _wake_ups(plan, section)
     return [section]
-
-
-@contextmanager
-def _compiled_in(cache: str) -> Iterator[None]:
-    names = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
-    before = {name: os.environ.pop(name, None) for name in names}
-    os.environ["PYTHONPYCACHEPREFIX"] = cache
-    try:
-        yield
-    finally:
-        del os.environ["PYTHONPYCACHEPREFIX"]
-        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 # ------------------------------------------------------------------------------------------------ imports, entering
