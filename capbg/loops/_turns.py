@@ -13,6 +13,8 @@ This file must not know any toolkit.
 import logging
 import select
 from collections.abc import Callable
+from types import TracebackType
+from typing import Self
 
 from capbg.loops import Driven
 
@@ -26,29 +28,41 @@ _ASK_AGAIN_MS = 50
 
 
 class Turns:
-    """Takes the turns of ``app``, and calls ``quit`` when it is to leave. An adapter calls :meth:`take` and obeys."""
+    """Takes the turns of ``app``, and calls ``quit`` when it is to leave. An adapter calls :meth:`take` and obeys.
+
+    A context manager around the loop: what was kept is raised when its block is left.
+    """
 
     def __init__(self, app: Driven, quit: Callable[[], object]) -> None:
         self._app = app
         self._quit = quit
         self._readable = select.poll()
         self._readable.register(app.fileno(), select.POLLIN)
-        self._leaving = False
+        self._kept: BaseException | None = None
         self._quit_has_worked = False
-        self._error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        kept, self._kept = self._kept, None
+        # Beside an error of the program's own, whether to leave by SystemExit is the app's affair.
+        clean = error is None or (isinstance(error, SystemExit) and not error.code)
+        if kept is not None and (clean or not isinstance(kept, SystemExit)):
+            raise kept
 
     def take(self) -> int | None:
         """Take a turn. Return when to call again: in so many milliseconds, or, None, when the descriptor is readable.
 
-        Never raises.
+        Nothing that ``pump`` or ``quit`` raises comes out of it.
         """
-        if not self._leaving:
+        if self._kept is None:
             try:
                 self._app.pump()
-            except SystemExit:
-                self._leaving = True  # the app raises it again when its block is left
-            except BaseException as error:  # noqa: BLE001 - raised by raise_kept()
-                self._leaving, self._error = True, error
+            except BaseException as error:  # noqa: BLE001 - raised when the block is left
+                self._kept = error
             else:
                 return _BREATH_MS if self._readable.poll(0) else None
         self._ask()
@@ -58,15 +72,10 @@ class Turns:
         try:
             self._quit()
             self._quit_has_worked = True
-        except BaseException as error:  # raised by raise_kept(); and told now, lest nobody leaves
+        except BaseException as error:
             if self._quit_has_worked:
                 return  # what it ends is gone already: a window that was destroyed, say
-            if self._error is None:
-                self._error = error
+            if self._kept is not error and isinstance(self._kept, SystemExit):
+                self._kept = error
+                # Told at once, for the block may never be left.
                 log.exception("the loop cannot be asked to end: %r raised", self._quit)
-
-    def raise_kept(self) -> None:
-        """Raise what came out of a callback and was no SystemExit. For the way out of the block."""
-        error, self._error = self._error, None
-        if error is not None:
-            raise error

@@ -31,26 +31,45 @@ def driving(app: Driven, *, quit: Callable[[], object]) -> Iterator[None]:
 
     Raises what entering the app raises, and on the way out what ``pump`` or ``quit`` raised in the loop.
     """
-    with without_display(), app:  # in this order: leaving the app may start what is left of its tasks
-        turns = Turns(app, quit)
-        source = 0
-
-        def watch(wait_ms: int | None) -> None:
-            nonlocal source
-            if source:
-                GLib.source_remove(source)
-            if wait_ms is None:
-                source = GLib.io_add_watch(app.fileno(), GLib.PRIORITY_DEFAULT, GLib.IOCondition.IN, turn)
-            else:
-                source = GLib.timeout_add(wait_ms, turn)
-
-        def turn(*_: object) -> bool:
-            watch(turns.take())
-            return bool(GLib.SOURCE_CONTINUE)  # of the source that is gone: to have it removed twice is an error
-
-        watch(None)
+    # In this order: leaving the app may start what is left of its tasks.
+    with without_display(), app, Turns(app, quit) as turns:
+        watch = _Watch(app.fileno(), turns)
         try:
             yield
         finally:
-            GLib.source_remove(source)
-            turns.raise_kept()
+            watch.close()
+
+
+class _Watch:
+    """Takes turns when they are due; always by two sources, either of which sets both up again.
+
+    PyGObject removes a source whose callback raises. What a signal handler of the program's own raises comes out of
+    whatever Python code is run next, and that is a callback of ours, for the signal has woken the loop up by our
+    descriptor: we would be deaf from then on. As it is, the other source has its turn behind it.
+    """
+
+    def __init__(self, fd: int, turns: Turns) -> None:
+        self._fd = fd
+        self._turns = turns
+        self._sources: list[int] = []
+        self._set_up(None)
+
+    def _turn(self, *_: object) -> bool:
+        self._set_up(self._turns.take())
+        return bool(GLib.SOURCE_CONTINUE)  # of a source that is gone already
+
+    def _set_up(self, wait_ms: int | None) -> None:
+        self.close()
+        for _ in range(2):
+            if wait_ms is None:
+                source = GLib.io_add_watch(self._fd, GLib.PRIORITY_DEFAULT, GLib.IOCondition.IN, self._turn)
+            else:
+                source = GLib.timeout_add(wait_ms, self._turn)
+            self._sources.append(source)
+
+    def close(self) -> None:
+        """Stop watching."""
+        while self._sources:
+            source = GLib.MainContext.default().find_source_by_id(self._sources.pop())
+            if source is not None:
+                source.destroy()

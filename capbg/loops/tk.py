@@ -28,8 +28,8 @@ def driving(app: Driven, root: tkinter.Tk, *, quit: Callable[[], object] | None 
     Raises what entering the app raises, and on the way out what ``pump`` or ``quit`` raised in the loop.
     """
     tk = root.tk
-    with without_display(), app:  # in this order: leaving the app may start what is left of its tasks
-        turns = Turns(app, root.quit if quit is None else quit)
+    # In this order: leaving the app may start what is left of its tasks.
+    with without_display(), app, Turns(app, root.quit if quit is None else quit) as turns:
         fd = app.fileno()
         timer = None
 
@@ -56,4 +56,3 @@ def driving(app: Driven, root: tkinter.Tk, *, quit: Callable[[], object] | None 
             yield
         finally:
             unwatch()
-            turns.raise_kept()

@@ -70,6 +70,7 @@ def check_nothing_is_dropped(kit: Kit, launch: Launcher, folder: Path, env: dict
     assert [
         *("LEFT THE LOOP", "EXIT None"),
         *("LEFT THE LOOP", "EXIT OSError", "RAISED OSError('no turn')"),
+        *("LEFT THE LOOP", "EXIT SystemExit", "RAISED SystemExit(3)"),
         *("LEFT THE LOOP", "EXIT LookupError", "RAISED LookupError('no way out')"),
         *("CALLED 2", "UNDISTURBED"),
     ] == program.lines

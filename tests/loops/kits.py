@@ -285,6 +285,7 @@ def attempt(*raised, quit=quit, wish=lambda: None):
 
 attempt(wish=quit)
 attempt(OSError("no turn"))
+attempt(SystemExit(3))  # of a signal handler of the program's own
 calls = []
 def breaks():
     calls.append(1)

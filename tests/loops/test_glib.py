@@ -1,5 +1,6 @@
 """Programs inside GLib's main loop: alone, and with a window of GTK 3 and of GTK 4."""
 
+import functools
 import signal
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from tests.loops import checks
 from tests.loops.kits import GTK3, GTK4, MAIN_LOOP, Kit, environment
 from tests.notify_socket import NotifySocket
-from tests.probe import Launcher
+from tests.probe import Launcher, Probe, process_state
 
 
 @pytest.mark.parametrize("kit", [MAIN_LOOP, GTK3, GTK4], ids=lambda kit: kit.name)
@@ -37,6 +38,41 @@ def test_a_window_closed_in_the_grace_period_leaves_when_the_tasks_are_done(
 ) -> None:
     """``Application.run`` returns 0 when its last window is closed; the contract's status comes behind the tasks."""
     checks.check_closed(GTK3, launch, tmp_path, environment(GTK3, request))
+
+
+def printed(program: Probe, times: int) -> bool:
+    """Whether PyGObject has printed what the handler raised so many times."""
+    return times == program.stderr.count("LookupError: by the program")
+
+
+def test_a_signal_handler_that_raises_does_not_make_it_deaf(launch: Launcher, tmp_path: Path) -> None:
+    """What another signal's handler raises comes out of our callback, which PyGObject then calls no more."""
+    program = MAIN_LOOP.start(
+        launch,
+        tmp_path,
+        """
+        def raises(*_):
+            say("RAISES")
+            raise LookupError("by the program")
+
+        app = capbg.App("deaf", grace=60)
+        signal.signal(signal.SIGUSR1, raises)
+        with drive(app):
+            once(100, lambda: say("READY"))
+            run()
+            say("LEFT THE LOOP")
+        """,
+        env={},
+    )
+    program.expect("READY")
+    for number in range(1, 4):
+        program.wait_until(lambda: process_state(program.pid) == "S")
+        program.send(signal.SIGUSR1)
+        program.expect("RAISES")
+        program.wait_until(functools.partial(printed, program, number))
+    program.send(signal.SIGTERM)
+    program.expect("LEFT THE LOOP")
+    assert 0 == program.wait(), program.stderr
 
 
 @pytest.mark.parametrize("kit", [GTK3, GTK4], ids=lambda kit: kit.name)
