@@ -55,6 +55,14 @@ START_METHODS = ("fork", "forkserver", "spawn")
 EVENTS = ("appStateChange", "pause", "resume", "taskSettled", "graceEnded")
 """What listeners can be added for; the snake_case spellings work as well."""
 
+_EVENT_ARGUMENTS = {
+    "appStateChange": "AppState",
+    "pause": None,
+    "resume": None,
+    "taskSettled": "TaskResult",
+    "graceEnded": "GraceReport",
+}
+
 _EVENT_NAMES = {
     **{event: event for event in EVENTS},
     "app_state_change": "appStateChange",
@@ -104,6 +112,7 @@ class _Listeners:
                 f"the listener {_name_of(callback)!r} for {known} is a coroutine function: listeners are called at "
                 "once and nothing would await it. Make it a plain function; the tasks it registers may be coroutines"
             )
+        _check_listener(callback, known)
         handle = ListenerHandle(self._by_event[known], callback)
         self._by_event[known].append(handle)
         return handle
@@ -977,6 +986,18 @@ def _takes_task(callback: Callable[..., object], where: str) -> bool:
         f"{where}(callback): {_name_of(callback)}{signature} cannot be called: a task's callback takes no argument, "
         "or one, the Task. Bind the others with a lambda or functools.partial"
     )
+
+
+def _check_listener(callback: Callable[..., object], event: str) -> None:
+    """Say it now: at the signal it would be too late."""
+    argument = _EVENT_ARGUMENTS[event]
+    try:
+        inspect.signature(callback).bind(*[argument] if argument else [])
+    except ValueError:
+        return  # a builtin without a signature
+    except TypeError as error:
+        takes = f"one argument, the {argument}" if argument else "no argument"
+        raise WrongTypeError(f"the listener {_name_of(callback)!r} for {event} must take {takes}") from error
 
 
 def _check_on_expire(on_expire: object, where: str) -> None:

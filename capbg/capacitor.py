@@ -3,6 +3,19 @@
 ``from capbg.capacitor import App, BackgroundTask``. The default app is :data:`app`; a program enters it like any
 other: ``with app: ...``. What differs from JavaScript: ``beforeExit`` returns the id itself and not a promise of it,
 and listeners are plain functions (the callbacks given to ``beforeExit`` may be ``async def``).
+
+::
+
+    def changed(state):
+        if not state.isActive:
+            def work():
+                upload_the_rest()
+                BackgroundTask.finish({"taskId": task_id})
+            task_id = BackgroundTask.beforeExit(work)
+
+    App.addListener("appStateChange", changed)
+    with app:
+        main_loop()
 """
 
 from collections.abc import Callable, Mapping

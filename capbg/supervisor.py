@@ -159,6 +159,8 @@ class Supervisor:
         self._unsent: deque[str] = deque(maxlen=_UNSENT_MOST)
         self._stop_process = False
         self._frozen = False
+        self._outer_found = False
+        """Whether the event loop that drives the app has been looked for, in this grace period."""
         self._threads_told = False
         self._poller = fds.Poller()
         self._timer = TimerFd()
@@ -458,8 +460,12 @@ class Supervisor:
             # it in every worker (measured: half the time of a small program's stop).
             gc.freeze()
             self._frozen = True
+        if not self._outer_found:
+            self._outer_found = True
+            fds.find_outer(self._poller.fileno())
 
     def _thaw(self) -> None:
+        self._outer_found = False
         if self._frozen:
             gc.unfreeze()
             self._frozen = False
@@ -504,7 +510,8 @@ class Supervisor:
                     self._forget(each)
             case TellSettled(result):
                 if result.outcome is not Outcome.FINISHED:
-                    self.record(logging.WARNING, f"task {result.id!r} {result.outcome.value}: {result.reason}")
+                    text = f"task {result.id!r} {result.outcome.value}: {result.reason}"
+                    self.record(logging.WARNING, f"{text}\n{result.traceback}" if result.traceback else text)
                 self._listeners.task_settled(result)
             case TellEnded(report):
                 finished = sum(result.outcome is Outcome.FINISHED for result in report.results)

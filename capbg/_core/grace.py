@@ -396,7 +396,7 @@ class Grace:
     def _packet(self, run: Run, packet: wire.Packet, now: int) -> list[Action]:
         match packet:
             case wire.Finish():
-                why = "finish() was acknowledged"
+                why = "its finish was acknowledged"
             case wire.ProgressMade(progress):
                 run.progress = progress
                 return []

@@ -794,3 +794,13 @@ def test_what_is_registered_can_be_given_back() -> None:
     assert ["a", "b"] == list(drive.core.give_back())
     assert [TaskState.REGISTERED] * 2 == [row.state for row in Grace.listed(drive.core.give_back().values())]
     assert not drive.core.live
+
+
+def test_a_critical_block_may_hold_backgrounding_back_until_the_budget_is_spent() -> None:
+    """The instant is the signal's plus the whole grace period, however late it is asked for."""
+    drive = Driver()
+    drive(StopRequested(Reason.TERMINATE))
+    ends = drive.now + round(GRACE_S * NS)
+    assert ends == drive.core.hold_ends_ns
+    drive(Tick(), after_s=5.0)
+    assert ends == drive.core.hold_ends_ns

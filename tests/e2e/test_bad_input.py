@@ -44,6 +44,8 @@ BAD: list[tuple[str, Callable[[capbg.App], Any], type[Exception], str]] = [
     ("event", lambda app: app.add_listener("appStateChanged", nothing), capbg.UnknownEventError, "appStateChanged"),
     ("event None", lambda app: app.add_listener(None, nothing), capbg.UnknownEventError, "None"),  # type: ignore[arg-type]
     ("listener", lambda app: app.add_listener("pause", 3), capbg.WrongTypeError, "pause"),  # type: ignore[arg-type]
+    ("listener's argument", lambda app: app.add_listener("pause", lambda state: None), capbg.WrongTypeError, "no arg"),
+    ("listener's arguments", lambda app: app.add_listener("taskSettled", nothing), capbg.WrongTypeError, "TaskResult"),
     ("async listener", lambda app: app.add_listener("pause", nothing_async), capbg.WrongTypeError, "nothing_async"),
     ("finish unknown", lambda app: app.finish("nobody-7"), capbg.UnknownTaskError, "nobody-7"),
     ("finish None", lambda app: app.finish(None), capbg.UnknownTaskError, "None"),  # type: ignore[arg-type]

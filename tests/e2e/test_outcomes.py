@@ -82,7 +82,7 @@ def test_every_kind_of_callback_can_finish(launch: Launcher) -> None:
         assert each["duration"] > 0
         assert each["cpu_time"] > 0
         assert each["max_rss"] > 1 << 20
-        assert "finish() was acknowledged" == each["reason"]
+        assert "its finish was acknowledged" == each["reason"]
     assert 0 == status
 
 
