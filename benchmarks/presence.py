@@ -1,16 +1,15 @@
 """What it costs that capbg is there, before anything has happened: imports, entering, memory, wake-ups."""
 
 import functools
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.measure import Bar, Plan, Program, Section, compiled, in_turn, median, ratio, running
+from benchmarks.notify_socket import NotifySocket
 
 _WATCHDOG_S = 2.0
 
@@ -52,7 +51,7 @@ def measure(plan: Plan) -> list[Section]:
         how=(
             "Medians; differences and ratios are those of pairs run in turn. Imports are compiled beforehand. USS: the "
             "memory a process shares with nobody (smaps_rollup); the only worker's counts what its parent has changed "
-            "since the fork as well: nobody else keeps the old pages. Wake-ups: context switches of the main thread."
+            "since the fork as well: nobody else keeps the old pages. Wake-ups: voluntary context switches."
         ),
         columns=["figure", "value"],
     )
@@ -192,20 +191,23 @@ def _wake_ups(plan: Plan, section: Section) -> None:
 @contextmanager
 def _watched() -> Iterator[Program]:
     """A driven app under a watchdog, with a notify socket that takes its pings."""
-    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        path = f"{directory}/notify"
-        notify.bind(path)
-        env = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": str(int(_WATCHDOG_S * 1e6))}
+    with NotifySocket() as notify:
+        env = {**notify.env, "WATCHDOG_USEC": str(int(_WATCHDOG_S * 1e6))}
         with running("idle/idle_capbg.py", "driven", env=env) as program:
             yield program
 
 
 def _wakes(seconds: float, *programs: Program) -> list[int]:
     time.sleep(0.5)
-    before = [_switches(program.pid) for program in programs]
+    before = [_wake_count(program.pid) for program in programs]
     time.sleep(seconds)
-    return [_switches(program.pid) - each for program, each in zip(programs, before, strict=True)]
+    return [_wake_count(program.pid) - each for program, each in zip(programs, before, strict=True)]
 
 
 def _switches(pid: int) -> int:
     return _status(pid, "voluntary_ctxt_switches") + _status(pid, "nonvoluntary_ctxt_switches")
+
+
+def _wake_count(pid: int) -> int:
+    """How often it has gone to sleep, and so been woken up."""
+    return _status(pid, "voluntary_ctxt_switches")
