@@ -275,3 +275,25 @@ def test_what_happened_while_the_app_was_stopped_counts_when_it_goes_on(
         assert signal.SIGSEGV == report["by_name"]["crashes"]["signal"]
     program.wait_until(lambda: not is_alive(leftover))
     assert 75 == program.wait()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/timers"), reason="this kernel does not tell a process's timers")
+def test_the_kernels_timers_are_addressed_as_they_must_be(launch: Launcher) -> None:
+    """SIGKILL goes to the process; the soft expiry to the main thread alone, for only there does Python hear it."""
+    program = launch(
+        """
+        app = capbg.App("timers", grace=60, kill_after=30)
+
+        @app.background_task()
+        def work():
+            text = open("/proc/self/timers").read().replace(str(os.getpid()), "MAIN")
+            found = [line.split(": ")[1] for line in text.splitlines() if line.startswith(("signal", "notify"))]
+            say("TIMERS", *sorted(f"{a.split('/')[0]}:{b}" for a, b in zip(found[::2], found[1::2])))
+
+        with app:
+            os.kill(os.getpid(), signal.SIGTERM)
+            idle()
+        """
+    )
+    assert f"{signal.SIGRTMAX - 2}:signal/tid.MAIN 9:signal/pid.MAIN" == program.expect("TIMERS")
+    assert 0 == program.wait()
