@@ -107,8 +107,10 @@ def cleanup_context(app: Served, *, stop_on_shutdown: bool = False) -> Callable[
     process leaves when the asyncio task that serves has ended.
     """
 
-    async def context(_web_app: Any) -> AsyncIterator[None]:
-        async with _serving(app, leave=_leave_behind_task, stop_on_shutdown=stop_on_shutdown):
+    async def context(web_app: Any) -> AsyncIterator[None]:
+        async with _serving(app, leave=_leave_behind_task, stop_on_shutdown=stop_on_shutdown) as service:
+            if service is not None:
+                web_app.on_shutdown.append(service.take_signals)
             yield
 
     return context
@@ -116,6 +118,10 @@ def cleanup_context(app: Served, *, stop_on_shutdown: bool = False) -> Callable[
 
 def _raise(error: SystemExit, *_done: object) -> None:
     raise error
+
+
+def _nothing() -> None:
+    """What asyncio does at a signal that is the app's alone."""
 
 
 async def _leave_now(error: SystemExit) -> None:
@@ -142,20 +148,20 @@ async def _leave_behind_task(error: SystemExit) -> None:
 @asynccontextmanager
 async def _serving(
     app: Served, *, leave: Callable[[SystemExit], Awaitable[None]], stop_on_shutdown: bool
-) -> AsyncIterator[None]:
+) -> AsyncIterator["_Service | None"]:
     if threading.current_thread() is not threading.main_thread():
         log.warning(
             "the app is not entered and its tasks will not run: the server is in the thread %r, and signals belong to "
             "the main thread",
             threading.current_thread().name,
         )
-        yield
+        yield None
         return
     service = _Service(app, asyncio.get_running_loop())
     service.enter()
     failed: BaseException | None = None
     try:
-        yield
+        yield service
     except BaseException as error:
         failed = error
         raise
@@ -225,6 +231,18 @@ class _Service:
                 self._draining = False  # hurry. The server is not told: uvicorn would leave by itself, before the app
 
         return handler
+
+    async def take_signals(self, _web_app: Any) -> None:
+        """aiohttp has begun to stop: from here on signals are the app's alone.
+
+        Its handlers are the loop's, called by what the wake-up descriptor tells: a second one would break off the
+        drain, and what is left would end with status 1.
+        """
+        if self._stop_heard:
+            for signum in _STOPS:
+                ours = signal.getsignal(signum)
+                self._loop.add_signal_handler(signum, _nothing)
+                signal.signal(signum, ours)
 
     # ---------------------------------------------------------------------------------------------------- turns
 
