@@ -46,14 +46,13 @@ def driving(app: Driven) -> Iterator[None]:
     """
     if QCoreApplication.instance() is None:
         raise UsageError("Qt has nothing yet that could drive the app: make the QApplication before driving(app)")
-    with app, without_display():
-        worker.before_task.append(_forbid_qt)
+    # In this order: leaving the app may start what is left of its tasks.
+    with _without_qt(), without_display(), app:
         watch = _Watch(app)
         try:
             yield
         finally:
             watch.close()
-            worker.before_task.remove(_forbid_qt)
             if watch.raised is not None:
                 raise watch.raised
 
@@ -103,6 +102,15 @@ class _Watch:
 
 
 # --------------------------------------------------------------------------------------------------- in a worker
+
+
+@contextmanager
+def _without_qt() -> Iterator[None]:
+    worker.before_task.append(_forbid_qt)
+    try:
+        yield
+    finally:
+        worker.before_task.remove(_forbid_qt)
 
 
 def _forbid_qt() -> None:

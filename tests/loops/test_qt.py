@@ -225,6 +225,44 @@ finally:
     assert 0 == program.wait(), program.stderr
 
 
+def test_a_worker_that_starts_behind_the_loop_is_kept_from_qt_as_well(launch: Launcher, tmp_path: Path) -> None:
+    """A window closed in the grace period leaves tasks to start on the way out: Qt is as forbidden to those."""
+    program = start(
+        launch,
+        """
+app = capbg.App("behind", grace=60, max_workers=1)
+window = QLabel("behind")
+window.show()
+
+@app.background_task()
+def first():
+    wait_for(sys.argv[1])
+
+@app.background_task()
+def second():
+    window.text()
+
+app.add_listener("pause", lambda: soon(window.close))
+try:
+    with driving(app):
+        soon(lambda: say("READY"))
+        qt.exec()
+        say("LEFT THE LOOP")
+finally:
+    report(app)
+""",
+        str(tmp_path / "go"),
+    )
+    program.expect("READY")
+    program.send(signal.SIGTERM)
+    program.expect("LEFT THE LOOP")
+    (tmp_path / "go").touch()
+    settled = program.report()["by_name"]
+    assert "FINISHED" == settled["first"]["outcome"]
+    assert "WrongProcessError" == settled["second"]["error_type"]
+    assert 75 == program.wait(), program.stderr
+
+
 def test_a_dialog_opened_by_a_listener_does_not_make_the_loop_spin(launch: Launcher, tmp_path: Path) -> None:
     """The turn is not over meanwhile: the descriptor is readable all the time, and must not be looked at."""
     program = start(
