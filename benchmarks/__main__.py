@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import growth, lateness, presence, stop
-from benchmarks.measure import HERE, Bar, Plan, Section, machine
+from benchmarks.measure import HERE, Bar, Plan, Section, compiled, machine
 
 PARTS: dict[str, Callable[[Plan], list[Section]]] = {
     "stop": stop.measure,
@@ -32,12 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = Plan(rounds=1 if options.quick else options.rounds, quick=options.quick)
     described, began = machine(), time.monotonic()
     sections: list[Section] = []
-    for name, measure in PARTS.items():
-        if options.only in {None, name}:
-            print(f"measuring: {name}", file=sys.stderr, flush=True)
-            for section in measure(plan):
-                sections.append(section)
-                print(f"\n## {section.title}\n\n{_table(section.columns, section.rows)}", flush=True)
+    with compiled():
+        for name, measure in PARTS.items():
+            if options.only in {None, name}:
+                print(f"measuring: {name}", file=sys.stderr, flush=True)
+                for section in measure(plan):
+                    sections.append(section)
+                    print(f"\n## {section.title}\n\n{_table(section.columns, section.rows)}", flush=True)
     print(f"\n## Bars\n\n{_bars([bar for section in sections for bar in section.bars])}")
     if options.only or (options.quick and options.to is None):
         return 0
@@ -70,8 +71,8 @@ def _bars(bars: Sequence[Bar]) -> str:
 def _results(sections: Sequence[Section], described: str, took_s: float, rounds: int) -> str:
     parts = [
         "# Results",
-        "Written by `make bench`. Ratios are medians of pairs, run in turn in one sitting; times belong to this machine "
-        "at that hour.",
+        "Written by `make bench`. Ratios are medians of pairs, run in turn in one sitting; times belong to this "
+        "machine at that hour.",
         f"Machine: {described}. {datetime.now(UTC):%Y-%m-%d}, {rounds} rounds, {took_s / 60:.0f} minutes.",
         "## Where it must arrive",
         _bars([bar for section in sections for bar in section.bars]),

@@ -7,6 +7,8 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 OURS = "#c0392b"
 FLOOR = "#222222"
@@ -47,7 +49,7 @@ def signal_to_exit(series: Series, path: Path) -> None:
     _finish(figure, axes, path)
 
 
-def _label_ends(axes: plt.Axes, ends: list[tuple[float, float, str, str]]) -> None:
+def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     """Write each name behind its line, and move those apart that would lie on one another."""
     last = 0.0
     for x, y, name, color in sorted(ends, key=lambda end: end[1]):
@@ -90,7 +92,7 @@ def lateness(series: Series, kinds: Sequence[str], path: Path) -> None:
     _finish(figure, axes, path)
 
 
-def _finish(figure: plt.Figure, axes: plt.Axes, path: Path) -> None:
+def _finish(figure: Figure, axes: Axes, path: Path) -> None:
     axes.grid(visible=True, color="#e5e5e5", linewidth=0.7)
     axes.set_axisbelow(True)
     for side in ("top", "right"):

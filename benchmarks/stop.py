@@ -196,7 +196,7 @@ def words(plan: Plan) -> Section:
         ]
     )
     number = 5 if plan.quick else 20
-    for how in ("together", "alone"):
+    for how in ("together", "alone") if not plan.quick else ("alone",):
         finish = in_turn(
             plan.rounds,
             {
