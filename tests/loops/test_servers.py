@@ -1,20 +1,23 @@
 """Real servers and a real client, with requests in flight while the signal comes: uvicorn, gunicorn, aiohttp."""
 
 import http.client
+import json
 import re
 import signal
 import socket
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.loops import needs
 from tests.notify_socket import NotifySocket
-from tests.probe import PREAMBLE, Launcher, Probe
+from tests.probe import PATIENCE_S, PREAMBLE, Launcher, Probe
 
 SERVICE = """
 import asyncio, socket
@@ -280,3 +283,55 @@ def test_in_another_thread_the_app_is_not_entered(launch: Launcher, tmp_path: Pa
     assert 0 == program.wait(), program.stderr
     assert ["IN quick", "ANSWER served quick", "OWN LEFT quick"] == program.lines[:3]
     assert re.search("the app is not entered and its tasks will not run", program.stderr)
+
+
+def start_example(launch: Launcher, *options: str, env: dict[str, str]) -> tuple[Probe, int]:
+    """Start the example with FastAPI; return it and its port."""
+    needs.module("fastapi")
+    needs.module("uvicorn")
+    path = Path(__file__).resolve().parents[2] / "examples" / "fastapi_service.py"
+    program = launch.start([sys.executable, str(path), "--port", "0", "--every", "3600", *options], env=env)
+    program.wait_until(lambda: re.search(r"running on \S+:\d+", program.stderr))
+    return program, int(re.findall(r"running on \S+:(\d+)", program.stderr)[0])
+
+
+def post(port: int, sensor: str) -> int:
+    """Send a reading; return the status of the answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+    try:
+        body = json.dumps({"sensor": sensor, "value": 1})
+        connection.request("POST", "/readings", body, {"Content-Type": "application/json"})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_the_fastapi_example_writes_every_reading_it_was_sent(
+    launch: Launcher, tmp_path: Path, notify_socket: NotifySocket
+) -> None:
+    """Also the one whose body was on its way when the signal came."""
+    database = tmp_path / "readings.sqlite"
+    program, port = start_example(launch, "--database", str(database), env=notify_socket.env)
+    assert [201, 201] == [post(port, sensor) for sensor in ("door", "roof")]
+    body = b'{"sensor": "late", "value": 2}'
+    head = f"POST /readings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as line, line.makefile("rb") as answers:
+        line.sendall(head.encode() + b"Expect: 100-continue\r\n\r\n")
+        assert b"HTTP/1.1 100 Continue\r\n" == answers.readline()
+        program.send(signal.SIGTERM)
+        notify_socket.expect("STOPPING", "1")
+        line.sendall(body)
+        assert b"HTTP/1.1 201 Created\r\n" in answers.readlines()
+    assert 0 == program.wait(), program.stderr
+    with closing(sqlite3.connect(database)) as connection:
+        found = connection.execute("SELECT sensor FROM readings ORDER BY sensor").fetchall()
+    assert [("door",), ("late",), ("roof",)] == found
+
+
+def test_the_fastapi_example_says_when_the_rest_could_not_be_written(launch: Launcher, tmp_path: Path) -> None:
+    """A database that cannot be opened makes the status 75, and the log says why."""
+    program, port = start_example(launch, "--database", str(tmp_path / "none" / "readings.sqlite"), env={})
+    assert 201 == post(port, "door")
+    program.send(signal.SIGTERM)
+    assert 75 == program.wait(), program.stderr
+    assert "unable to open database file" in program.stderr
