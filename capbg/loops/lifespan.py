@@ -181,6 +181,8 @@ class _Service:
         """The critical block, while it is held."""
         self._draining = True
         """Whether a server has requests yet that backgrounding must wait for."""
+        self._shutting_down = False
+        """Whether the server has drained, and waits for us."""
         self._stop_heard = False
         self._stop_taken_ns: int | None = None
         """When the app had surely taken note of the first stop signal (CLOCK_MONOTONIC)."""
@@ -216,7 +218,7 @@ class _Service:
 
     def _chained(self, apps: object, servers: object) -> _Handler:
         assert callable(apps)
-        # asyncio's own handler does nothing: such a server hears by the wakeup descriptor, which the app passes on to.
+        # asyncio's own does nothing: such a server hears by the wake-up descriptor, to which the app passes signals on.
         has_server = callable(servers) and servers is not signal.default_int_handler
 
         def handler(signum: int, frame: FrameType | None) -> None:
@@ -272,16 +274,13 @@ class _Service:
     def _end(self, error: BaseException) -> None:
         self._loop.remove_reader(self._fd)
         self._ended.set_result(error)
-        if not self._draining_is_over:
+        if not self._shutting_down:
             # The budget is spent, or a second signal said hurry, and the server drains still.
             self._leave_app(error)
             if isinstance(error, SystemExit):
                 raise error
             log.error("the app cannot go on, the server is stopped", exc_info=error)
             signal.raise_signal(signal.SIGTERM)  # the handler is the server's again
-
-    _draining_is_over = False
-    """Whether the server has called for the shutdown."""
 
     # ------------------------------------------------------------------------------------------------- way out
 
@@ -290,7 +289,7 @@ class _Service:
 
         Return what the process is to leave by, or None: nobody has told it to.
         """
-        self._draining, self._draining_is_over = False, True
+        self._draining, self._shutting_down = False, True
         if not self._left:
             if stop_on_shutdown and not self._stop_heard:
                 signal.raise_signal(signal.SIGTERM)  # the app's alone: the server knows
@@ -308,10 +307,11 @@ class _Service:
         error = self._ended.result()
         if not isinstance(error, SystemExit):
             raise error
-        return SystemExit(1) if failed is not None and not error.code else error
+        # Not for a server that has given up (GeneratorExit, CancelledError): that is nobody's failure.
+        return SystemExit(1) if isinstance(failed, Exception) and not error.code else error
 
     async def _wait_for_end(self) -> None:
-        """Also if the server cancels us: the tasks run within their deadlines, however it takes a second signal."""
+        """Also if the server cancels us: only a second stop signal makes the grace period shorter."""
         cancelled: asyncio.CancelledError | None = None
         while not self._ended.done():
             try:

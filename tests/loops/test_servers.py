@@ -24,8 +24,14 @@ import asyncio, socket
 from contextlib import asynccontextmanager
 from capbg.loops.lifespan import cleanup_context, lifespan
 
-app = capbg.App("service", grace=60)
+class App(capbg.App):
+    def pump(self):
+        super().pump()
+        if os.path.exists(f"{folder}/broken"):
+            raise LookupError("no turn")
+
 folder, options = os.environ["FOLDER"], os.environ.get("OPTIONS", "").split()
+app = App("service", grace=60)
 served = []
 
 @app.background_task()
@@ -61,6 +67,8 @@ from starlette.routing import Route
 async def own(web):
     yield {"kept": "state"}
     say("OWN LEFT", *sorted(served))
+    if "own-fails" in options:
+        raise OSError("it cannot be closed")
 
 async def answer(request):
     assert request.state.kept == "state"
@@ -146,6 +154,10 @@ class Service:
     def let_go(self) -> None:
         """Let the requests come to their end."""
         (self._folder / "go").touch()
+
+    def break_turns(self) -> None:
+        """Have the app's next turn raise LookupError."""
+        (self._folder / "broken").touch()
 
     def close(self) -> None:
         self._socket.close()
@@ -266,6 +278,31 @@ def test_a_shutdown_without_a_signal_runs_tasks_if_it_was_told_to(service: Servi
     assert 0 == program.wait(), program.stderr
     told = ["STATE False TERMINATE", "FLUSH quick"] if options else []
     assert ["IN quick", "OWN LEFT quick", *told] == program.lines
+
+
+def test_a_lifespan_that_fails_is_no_success(service: Service) -> None:
+    """The tasks run and finish, the server logs the error, and the status is 1."""
+    program = service.start("uvicorn", "own-fails")
+    assert ["200 served quick"] == [each.result() for each in service.ask("quick")]
+    program.send(signal.SIGTERM)
+    assert 1 == program.wait(), program.stderr
+    assert "FLUSH quick" == program.lines[-1]
+    assert "OSError: it cannot be closed" in program.stderr
+
+
+def test_an_error_out_of_a_turn_stops_the_server_and_is_not_lost(service: Service) -> None:
+    """What ``pump()`` raises ends the server in its own way, requests in flight are answered, the log has it."""
+    program = service.start("uvicorn")
+    (asked,) = service.ask("slow")
+    program.expect("IN slow")
+    service.break_turns()
+    program.send(signal.SIGCONT)
+    program.wait_until(lambda: "Waiting for connections to close" in program.stderr)
+    service.let_go()
+    assert "200 served slow" == asked.result()
+    assert -signal.SIGTERM == program.wait(), program.stderr
+    assert "Application shutdown failed" in program.stderr
+    assert "LookupError: no turn" in program.stderr
 
 
 def test_in_another_thread_the_app_is_not_entered(launch: Launcher, tmp_path: Path) -> None:
