@@ -159,6 +159,7 @@ class Supervisor:
         self._unsent: deque[str] = deque(maxlen=_UNSENT_MOST)
         self._stop_process = False
         self._frozen = False
+        self._watched = False
         self._outer_found = False
         """Whether the event loop that drives the app has been looked for, in this grace period."""
         self._threads_told = False
@@ -173,6 +174,7 @@ class Supervisor:
 
     def fileno(self) -> int:
         """One descriptor that is readable whenever a turn is due."""
+        self._watched = True
         return self._poller.fileno()
 
     # ------------------------------------------------------------------------------------------ from any thread
@@ -460,7 +462,7 @@ class Supervisor:
             # it in every worker (measured: half the time of a small program's stop).
             gc.freeze()
             self._frozen = True
-        if not self._outer_found:
+        if self._watched and not self._outer_found:
             self._outer_found = True
             fds.find_outer(self._poller.fileno())
 

@@ -32,7 +32,7 @@ from capbg._core.budget import NO_LIMITS
 # By name: a worker that looks a function up in its module copies a page for the module and one for the name.
 from capbg._core.wire import GO_SIZE, decode_go
 from capbg._os.clock import SignalTimer
-from capbg._os.fds import close_owned, redirect_in_worker
+from capbg._os.fds import close_owned, leave_outer, redirect_in_worker
 from capbg._os.limits import die_with_parent, die_with_writer, set_asked_for, set_cpu
 from capbg._os.notify import forget_in_worker
 from capbg._os.signals import EXPIRE, reset_in_worker
@@ -163,6 +163,7 @@ def _live(order: Order, pipe: socket.socket, parent: int, lifeline: int | None) 
     if not alive:
         return APP_GONE
     close_owned(keep=pipe.fileno())
+    leave_outer()
     redirect_in_worker((sys.stdout, sys.stderr))
     forget_in_worker()
 

@@ -58,6 +58,43 @@ def wake_pipe() -> tuple[int, int]:
     return own(read_end), own(write_end)
 
 
+_outer: tuple[int, ...] = ()
+"""Epoll descriptors of the event loops that watch the app's."""
+
+
+def find_outer(fd: int) -> None:
+    """Look for whoever watches ``fd``, the app's descriptor, with an epoll descriptor (proc_pid_fdinfo(5)).
+
+    For :func:`leave_outer` in the workers that are forked next.
+    """
+    global _outer
+    watching = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}") != "anon_inode:[eventpoll]":
+                continue
+            with open(f"/proc/self/fdinfo/{name}", "rb") as info:
+                if any(line.split()[1] == b"%d" % fd for line in info if line.startswith(b"tfd:")):
+                    watching.append(int(name))
+        except OSError:
+            continue  # another thread has closed it meanwhile
+    _outer = tuple(watching)
+
+
+def leave_outer() -> None:
+    """In a worker: put an empty epoll in the place of each that the app's event loop waits with.
+
+    A fork shares the set itself. A callback that closes what it has inherited (a connection, a client, the loop) would
+    take it out of the set the app waits with, and the app would never hear of it again. Merely closing the descriptor
+    is not enough: its number would soon be another file's, and the loop's object would act on that.
+    """
+    if _outer:
+        empty = select.epoll()
+        for fd in _outer:
+            os.dup2(empty.fileno(), fd, inheritable=False)
+        empty.close()
+
+
 class Poller:
     """The one place to wait: an epoll descriptor and what to call for each descriptor in it (epoll(7))."""
 
