@@ -85,7 +85,7 @@ def lateness(series: Series, kinds: Sequence[str], path: Path) -> None:
     for label in axes.get_yticklabels():
         if label.get_text() == "capbg":
             label.set_fontweight("bold")
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.4, -0.6)
     axes.axvline(10, color="#bbbbbb", linewidth=1, zorder=1)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=min(5, len(kinds)), fontsize=9, frameon=False)
     axes.set_title("How late a deadline kills: left is better; the line is 10 ms", loc="left")
