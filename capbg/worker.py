@@ -218,8 +218,8 @@ def _forget_loops() -> None:
     context = getattr(modules.get("trio._core._run"), "GLOBAL_RUN_CONTEXT", None)
     if context is not None:
         vars(context).clear()
-    # A loop that is idle has perhaps no other owner than asyncio's policy; then, with the first loop that is set here,
-    # its __del__ would take its self-pipe out of the app's epoll set.
+    # A loop that is idle has perhaps no other owner than asyncio's policy. Once another is set here it could be
+    # collected, and its __del__ would take its self-pipe out of the app's epoll set.
     policy = getattr(modules.get("asyncio.events"), "_event_loop_policy", None)
     _kept.append(getattr(getattr(policy, "_local", None), "_loop", None))
 
@@ -275,7 +275,7 @@ def _run_coroutine(coroutine: Any, expiry: _Expiry) -> None:
                 if not cancelled:
                     raise
 
-    runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)  # and with it the inherited loop is left where it is
+    runner = asyncio.Runner()
     try:
         runner.run(run())
     finally:

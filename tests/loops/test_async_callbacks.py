@@ -205,7 +205,14 @@ def test_a_worker_does_not_close_a_loop_that_only_the_policy_holds(launch: Launc
         lives(
             WORKER,
             """
+            import gc
+            gc.freeze()  # the program's own: then capbg freezes nothing, and what is newer can be collected in a worker
             asyncio.set_event_loop(asyncio.new_event_loop())
+
+            @app.background_task()
+            def collects():
+                asyncio.run(asyncio.sleep(0))
+                gc.collect()
 
             def run(make):
                 # As older programs do; nobody but asyncio's policy keeps the loop meanwhile.
@@ -235,5 +242,5 @@ def test_a_worker_does_not_close_a_loop_that_only_the_policy_holds(launch: Launc
     program.send(signal.SIGCONT)
     program.expect("WHOLE")
     assert 0 == program.wait(), program.stderr
-    finished = dict.fromkeys(("fresh", "by_asyncio", "by_trio", "timed"), "FINISHED")
+    finished = dict.fromkeys(("fresh", "by_asyncio", "by_trio", "timed", "collects"), "FINISHED")
     assert {**finished, "expires": "EXPIRED"} == outcomes, program.stderr

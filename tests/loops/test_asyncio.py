@@ -95,12 +95,12 @@ def test_a_life_in_the_loop(launch: Launcher, loop: str, tmp_path: Path) -> None
                             await asyncio.Event().wait()
                         finally:
                             say("INNER", type(sys.exc_info()[1]).__name__)
-                            await until(lambda: heard == 5)
+                            await until(lambda: heard == 6)
                 finally:
                     say("OUTER", repr(sys.exc_info()[1]), asyncio.current_task().cancelling())
                     os.kill(os.getpid(), signal.SIGINT)  # once more: nobody cuts these blocks short
                     os.kill(os.getpid(), signal.SIGTERM)
-                    await until(lambda: heard == 6)
+                    await until(lambda: heard == 7)
                     say("LONGEST", app.longest)
 
             try:
@@ -140,6 +140,7 @@ def test_a_life_in_the_loop(launch: Launcher, loop: str, tmp_path: Path) -> None
             program.send(signal.SIGCONT)
             assert program.expect("STATE").startswith("True RESUME")
     assert "CancelledError" == program.expect("INNER")
+    usr1()
     program.send(signal.SIGTERM)  # the program is leaving already
     usr1()
     assert "SystemExit(0) 0" == program.expect("OUTER")
