@@ -128,8 +128,7 @@ class Booth(QWidget):
 
     def _grace_ended(self, report: capbg.GraceReport) -> None:
         finished = sum(result.outcome is capbg.Outcome.FINISHED for result in report.results)
-        sys.stdout.write(f"{finished} of {len(report.results)} photos sent, {self.frames} frames painted meanwhile\n")
-        sys.stdout.flush()
+        say(f"{finished} of {len(report.results)} photos sent, {self.frames} frames painted meanwhile")
 
     # ------------------------------------------------------------------------------------------- touches, frames
 
@@ -221,6 +220,11 @@ class Booth(QWidget):
         write(painter, QRectF(340, 420, 428, 44), left, 18, color=FAINT, to=RIGHT)
 
 
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def show(path: Path) -> Photo:
     """How a photo in the outbox is shown."""
     small = QImage(str(path)).scaledToHeight(84, Qt.TransformationMode.SmoothTransformation)
@@ -292,6 +296,7 @@ def main() -> None:
         booth.take_photo()
     booth.show()
     with driving(app):
+        QTimer.singleShot(0, lambda: say(f"open, with {asked.outbox} as its outbox"))
         qt.exec()
 
 

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from tests.loops import needs
-from tests.notify_socket import NotifySocket
 from tests.probe import Launcher, Probe
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -19,23 +18,22 @@ def start_server(launch: Launcher, folder: Path, *options: str) -> str:
     return launch.start(command).expect("listening on ")
 
 
-def start_booth(launch: Launcher, notify_socket: NotifySocket, *options: str) -> Probe:
-    """Start a booth; return it when a signal finds it ready."""
+def start_booth(launch: Launcher, *options: str) -> Probe:
+    """Start a booth; return it when its loop runs: READY=1 is sent a moment before, and a signal that comes in that
+    moment is answered without a window."""
     needs.module("PySide6.QtWidgets")
     command = [sys.executable, str(EXAMPLES / "kiosk_window.py"), *options]
-    booth = launch.start(command, env={"QT_QPA_PLATFORM": "offscreen", **notify_socket.env})
-    notify_socket.expect("READY", "1")
+    booth = launch.start(command, env={"QT_QPA_PLATFORM": "offscreen"})
+    booth.expect("open")
     return booth
 
 
-def test_the_window_is_painted_until_the_last_photo_is_sent(
-    launch: Launcher, notify_socket: NotifySocket, tmp_path: Path
-) -> None:
+def test_the_window_is_painted_until_the_last_photo_is_sent(launch: Launcher, tmp_path: Path) -> None:
     """Every photo is delivered, frames go by meanwhile, and the picture of the window is one of its size."""
     outbox, store, picture = tmp_path / "outbox", tmp_path / "store", tmp_path / "window.png"
     server = start_server(launch, store, "--rate", "600000")
     options = ["--outbox", str(outbox), "--server", server, "--photos", "4", "--picture", str(picture)]
-    booth = start_booth(launch, notify_socket, *options)
+    booth = start_booth(launch, *options)
     photos = {path.name: path.read_bytes() for path in outbox.iterdir()}
     booth.send(signal.SIGTERM)
     told = re.fullmatch(r"of 4 photos sent, (\d+) frames painted meanwhile", booth.expect("4 "))
@@ -48,18 +46,16 @@ def test_the_window_is_painted_until_the_last_photo_is_sent(
     assert (b"\x89PNG\r\n\x1a\n", 800, 480) == (png[:8], *struct.unpack(">II", png[16:24]))
 
 
-def test_what_could_not_be_sent_waits_for_the_next_start(
-    launch: Launcher, notify_socket: NotifySocket, tmp_path: Path
-) -> None:
+def test_what_could_not_be_sent_waits_for_the_next_start(launch: Launcher, tmp_path: Path) -> None:
     """A refused photo stays in the outbox, the booth leaves with 75, and the next one delivers it."""
     outbox, store = tmp_path / "outbox", tmp_path / "store"
     server = start_server(launch, store, "--refuse")
-    booth = start_booth(launch, notify_socket, "--outbox", str(outbox), "--server", server, "--photos", "1")
+    booth = start_booth(launch, "--outbox", str(outbox), "--server", server, "--photos", "1")
     booth.send(signal.SIGTERM)
     booth.expect("0 of 1 photos sent")
     assert 75 == booth.wait(), booth.stderr
     (photo,) = outbox.iterdir()
-    booth = start_booth(launch, notify_socket, "--outbox", str(outbox), "--server", start_server(launch, store))
+    booth = start_booth(launch, "--outbox", str(outbox), "--server", start_server(launch, store))
     booth.send(signal.SIGTERM)
     booth.expect("1 of 1 photos sent")
     assert 0 == booth.wait(), booth.stderr
