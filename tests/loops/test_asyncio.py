@@ -441,7 +441,7 @@ app = Measured("chatty", grace=120, kill_after=0.3)
 """
 
 
-def test_chatty_workers_do_not_stop_the_loop(launch: Launcher, loop: str) -> None:
+def test_chatty_workers_do_not_stop_the_loop(launch: Launcher) -> None:
     """Beside 32 workers that talk all the time the loop goes on ticking, and every finish counts."""
     program = launch(
         ASYNC
@@ -473,13 +473,13 @@ finally:
     say("TICKS", ticks, app.turns, app.longest_cpu)
     report(app)
 """,
-        loop,
+        "asyncio",
     )
     program.expect("READY")
     program.send(signal.SIGTERM)
     ticks, turns, longest = program.expect("TICKS").split()
     report = program.report()
-    print(f"{loop}: {ticks} ticks in {report['duration']:.2f} s, {turns} turns, at most {float(longest) * 1000:.1f} ms")
+    print(f"{ticks} ticks in {report['duration']:.2f} s, {turns} turns, at most {float(longest) * 1000:.1f} ms")
     assert {"FINISHED"} == set(report["outcomes"].values())
     assert 32 == len(report["outcomes"])
     assert int(ticks) >= 10  # of some 150; a turn that goes on while they talk leaves none
@@ -492,7 +492,7 @@ def test_a_finish_behind_many_words_counts_though_its_deadline_is_over(launch: L
         ASYNC
         + CHATTY
         + """
-@app.background_task(name="first", deadline=4)
+@app.background_task(name="first", deadline=3)
 def chat(task):
     while not os.path.exists(sys.argv[2]):
         time.sleep(0.005)
@@ -500,14 +500,14 @@ def chat(task):
         task.progress(1, 2, "x" * 50)
 
 for number in range(15):
-    app.background_task(name=f"chat-{number}", deadline=4)(chat)
+    app.background_task(name=f"chat-{number}", deadline=3)(chat)
 
 async def main():
     async with app:
         say("READY")
         await until(lambda: [task.state.name for task in app.tasks()].count("RUNNING") == 16)
         open(sys.argv[2], "w").close()
-        time.sleep(5)  # over the hard deadlines, too: the kernel has killed them while they waited for the answer
+        time.sleep(4)  # over the hard deadlines, too: the kernel has killed them while they waited for the answer
         say("TURNS BEFORE", app.turns)
         await until(lambda: False)
 

@@ -19,7 +19,7 @@ import capbg.loops.trio
 def run(main):
     if sys.argv[1] == "trio":
         return trio.run(main)
-    return anyio.run(main, backend="trio" if sys.argv[1] == "anyio-trio" else "asyncio")
+    return anyio.run(main)
 
 def driven(app):
     # On anyio's asyncio `async with app:` is the business of capbg.loops.asyncio; anyio can do it as well.
@@ -31,7 +31,7 @@ async def until(condition):
 """
 
 
-@pytest.fixture(params=["trio", "anyio-trio", "anyio-asyncio", "anyio-asyncio-by-app"])
+@pytest.fixture(params=["trio", "anyio-asyncio", "anyio-asyncio-by-app"])
 def loop(request: pytest.FixtureRequest) -> str:
     """The name of a loop that is there."""
     needs.module("trio")
