@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from gi.repository import GLib
 
 from capbg.loops import Driven
+from capbg.loops._entered import entered
 from capbg.loops._turns import Turns
 from capbg.loops.forked import without_display
 
@@ -32,7 +33,7 @@ def driving(app: Driven, *, quit: Callable[[], object]) -> Iterator[None]:
     Raises what entering the app raises, and on the way out what ``pump`` or ``quit`` raised in the loop.
     """
     # In this order: leaving the app may start what is left of its tasks.
-    with without_display(), app, Turns(app, quit) as turns:
+    with without_display(), entered(app), Turns(app, quit) as turns:
         watch = _Watch(app.fileno(), turns)
         try:
             yield

@@ -17,6 +17,7 @@ from PySide6.QtCore import QCoreApplication, QObject, QSocketNotifier, QThread, 
 from capbg import worker
 from capbg.errors import UsageError, WrongProcessError
 from capbg.loops import Driven
+from capbg.loops._entered import entered
 from capbg.loops.forked import without_display
 from capbg.task import current_task
 
@@ -47,7 +48,7 @@ def driving(app: Driven) -> Iterator[None]:
     if QCoreApplication.instance() is None:
         raise UsageError("Qt has nothing yet that could drive the app: make the QApplication before driving(app)")
     # In this order: leaving the app may start what is left of its tasks.
-    with _without_qt(), without_display(), app:
+    with _without_qt(), without_display(), entered(app):
         watch = _Watch(app)
         try:
             yield

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from capbg.loops import Driven
+from capbg.loops._entered import entered
 from capbg.loops._turns import Turns
 from capbg.loops.forked import without_display
 
@@ -29,7 +30,7 @@ def driving(app: Driven, root: tkinter.Tk, *, quit: Callable[[], object] | None 
     """
     tk = root.tk
     # In this order: leaving the app may start what is left of its tasks.
-    with without_display(), app, Turns(app, root.quit if quit is None else quit) as turns:
+    with without_display(), entered(app), Turns(app, root.quit if quit is None else quit) as turns:
         fd = app.fileno()
         timer = None
 

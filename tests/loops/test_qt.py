@@ -194,6 +194,27 @@ with driving(app):
     assert ["ENDED", "EXEC 0"] == program.lines
 
 
+def test_a_signal_right_behind_the_entering_is_left_to_the_loop(launch: Launcher) -> None:
+    """READY=1 has been sent, the loop not begun: the grace period waits for the loop, which paints meanwhile."""
+    program = start(
+        launch,
+        """
+class Stopped(Counted):
+    def __enter__(self):
+        super().__enter__()
+        os.kill(os.getpid(), signal.SIGTERM)
+        return self
+
+app = Stopped("behind", grace=60)
+app.add_listener("appStateChange", lambda state: say("TOLD IN TURN", app.pumps))
+with driving(app):
+    say("EXEC", qt.exec())
+""",
+    )
+    assert 0 == program.wait(), program.stderr
+    assert ["TOLD IN TURN 1", "EXEC 0"] == program.lines
+
+
 def test_a_window_closed_during_the_grace_period_does_not_cut_it_short(launch: Launcher, tmp_path: Path) -> None:
     """When ``exec`` returns early the end of the block does the rest: the task still finishes."""
     program = start(

@@ -1,0 +1,29 @@
+"""Entering an app that a loop will drive, without a moment in which nobody has said so yet.
+
+An app that has been entered and not been asked for its descriptor takes a signal for a plain program's: the handler
+would run the whole grace period on the spot, and the window not be painted once. READY=1 has been sent by then, so that
+a service manager may well send SIGTERM right there.
+
+This file must not know any toolkit.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from capbg.loops import Driven
+
+_HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGCONT)
+
+
+@contextmanager
+def entered(app: Driven) -> Iterator[None]:
+    """Enter ``app``, say that a loop drives it, and leave it again. In the main thread."""
+    with ExitStack() as left:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
+        try:
+            left.enter_context(app)
+            app.fileno()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        yield
