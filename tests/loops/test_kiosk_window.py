@@ -19,8 +19,7 @@ def start_server(launch: Launcher, folder: Path, *options: str) -> str:
 
 
 def start_booth(launch: Launcher, *options: str) -> Probe:
-    """Start a booth; return it when its loop runs: READY=1 is sent a moment before, and a signal that comes in that
-    moment is answered without a window."""
+    """Start a booth; return it when its loop runs."""
     needs.module("PySide6.QtWidgets")
     command = [sys.executable, str(EXAMPLES / "kiosk_window.py"), *options]
     booth = launch.start(command, env={"QT_QPA_PLATFORM": "offscreen"})
