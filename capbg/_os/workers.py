@@ -24,7 +24,6 @@ import _thread
 import errno
 import fcntl
 import io
-import itertools
 import os
 import select
 import signal
@@ -71,6 +70,9 @@ class InheritedFd:
 
 def _inherit(dup: Any) -> InheritedFd:
     return InheritedFd(dup.detach())
+
+
+_finalizers, _after_forkers = util._finalizer_registry, util._afterfork_registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,10 +316,9 @@ def _run_in_fork(forked: _Forked, target: Target, parent: int) -> NoReturn:
         process._current_process = forked.process
         if process._children:
             process._children = set()
-        process._process_counter = itertools.count(1)
-        if util._finalizer_registry:
-            util._finalizer_registry.clear()
-        if util._afterfork_registry:
+        if _finalizers:
+            _finalizers.clear()
+        if _after_forkers.data:
             util._run_after_forkers()
         target(forked.start.order, forked.theirs, parent, None)
     finally:
