@@ -129,6 +129,7 @@ def _words(plan: Plan) -> Section:
     )
     section.rows += _rows("as fast as they can", _talk("flood", seconds))
     section.rows += _rows("20 a second each", _talk("trickle", seconds))
+    section.rows += _turns(seconds)
     with _busy(cpus):
         section.rows += _rows("20 a second each, under load", _talk("trickle", seconds))
         section.rows += _rows("as fast as they can, under load", _talk("flood", seconds))
@@ -143,6 +144,18 @@ def _rows(how: str, talk: _Talk) -> list[tuple[str, str]]:
             f"keep-alives meanwhile, {how}",
             f"{talk.beats}; longest gap {talk.longest_gap_s:.2f} s, {talk.least_left_s:.1f} s of the promise left",
         ),
+    ]
+
+
+def _turns(seconds: float) -> list[tuple[str, str]]:
+    with running("many/many_turns.py", _TALKERS, seconds) as program:
+        program.signal()
+        number, middle, nearly_all, most_cpu = program.line("TURNS").split()
+        program.wait()
+    return [
+        ("turns of pump() in an event loop meanwhile, as fast as they can", number),
+        ("one turn, apart from the fork in it: median, 99 %", f"{float(middle):.2f}, {float(nearly_all):.1f} ms"),
+        ("the longest turn in CPU time, apart from the fork", f"{float(most_cpu):.1f} ms"),
     ]
 
 

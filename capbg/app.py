@@ -70,7 +70,7 @@ _EVENT_NAMES = {
     "grace_ended": "graceEnded",
 }
 
-_PUMP_WORKS_NS = NS // 500
+_PUMP_WORKS_NS = NS // 1000
 """How long one :meth:`App.pump` takes in what workers say, apart from listeners and the fork: a window stays smooth."""
 
 _Callback = TypeVar("_Callback", bound=Callable[..., object])

@@ -16,14 +16,24 @@ from capbg.loops import Driven
 _HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGCONT)
 
 
+def enter(app: Driven) -> int:
+    """Enter ``app``, say that a loop drives it, and return its descriptor. In the main thread."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
+    try:
+        app.__enter__()
+        try:
+            return app.fileno()
+        except BaseException as error:
+            app.__exit__(type(error), error, error.__traceback__)
+            raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 @contextmanager
 def entered(app: Driven) -> Iterator[None]:
-    """Enter ``app``, say that a loop drives it, and leave it again. In the main thread."""
+    """The same as a block, which leaves the app at its end."""
     with ExitStack() as left:
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
-        try:
-            left.enter_context(app)
-            app.fileno()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        enter(app)
+        left.push(app)
         yield

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from capbg.loops import Driven, has_work
+from capbg.loops._entered import enter
 
 _Driven = TypeVar("_Driven", bound=Driven)
 
@@ -38,9 +39,8 @@ class driving(Generic[_Driven]):  # noqa: N801 - read as a verb: `async with dri
         assert task is not None, "coroutines run in tasks"
         self._task, self._cancelling = task, task.cancelling()
         self._loop = asyncio.get_running_loop()
-        self._app.__enter__()
+        self._fd = enter(self._app)
         try:
-            self._fd = self._app.fileno()
             self._loop.add_reader(self._fd, self._turn)
         except BaseException as error:
             self._app.__exit__(type(error), error, error.__traceback__)
@@ -68,6 +68,8 @@ class driving(Generic[_Driven]):  # noqa: N801 - read as a verb: `async with dri
             leaving_by,
             None if leaving_by is None else leaving_by.__traceback__,
         )
+        if leaving_by is None and self._end is not None:
+            raise self._end  # not the app's SystemExit, which it has raised just now, but a signal handler's
         if leaving_by is not None and leaving_by is not error:
             raise leaving_by
 

@@ -56,6 +56,8 @@ def driving(app: Driven) -> Iterator[None]:
             watch.close()
             if watch.raised is not None:
                 raise watch.raised
+        if watch.left_by is not None:
+            raise watch.left_by
 
 
 class _Watch:
@@ -64,7 +66,9 @@ class _Watch:
 
     def __init__(self, app: Driven) -> None:
         self.raised: BaseException | None = None
-        """What came out of a turn and is no SystemExit; that one the app itself raises when it is left."""
+        """What came out of a turn and is no SystemExit."""
+        self.left_by: SystemExit | None = None
+        """The one that did: the app's, or that of a signal handler of the program's own."""
         self._pump = app.pump
         self._status = 0
         self._notifier = QSocketNotifier(app.fileno(), QSocketNotifier.Type.Read)
@@ -80,6 +84,7 @@ class _Watch:
         try:
             self._pump()
         except SystemExit as leaving:
+            self.left_by = leaving
             self._status = leaving.code if isinstance(leaving.code, int) else _FAILED
             self._leave()
         except BaseException as error:  # noqa: BLE001 - raised again in the frames of the program

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 import anyio
 
 from capbg.loops import Driven, has_work
+from capbg.loops._entered import enter
 
 _Driven = TypeVar("_Driven", bound=Driven)
 
@@ -33,9 +34,8 @@ class driving(Generic[_Driven]):  # noqa: N801 - read as a verb: `async with dri
     async def __aenter__(self) -> _Driven:
         self._watcher = anyio.create_task_group()
         self._block = anyio.CancelScope()  # beside the group's own, for that would wrap what the program raises
-        self._app.__enter__()
+        fd = enter(self._app)
         try:
-            fd = self._app.fileno()
             await self._watcher.__aenter__()
         except BaseException as error:
             self._app.__exit__(type(error), error, error.__traceback__)
@@ -71,6 +71,8 @@ class driving(Generic[_Driven]):  # noqa: N801 - read as a verb: `async with dri
             leaving_by,
             None if leaving_by is None else leaving_by.__traceback__,
         )
+        if leaving_by is None and self._end is not None:
+            raise self._end  # not the app's SystemExit, which it has raised just now, but a signal handler's
         if leaving_by is not None and leaving_by is not error:
             raise leaving_by
         return leaving_by is None

@@ -265,9 +265,17 @@ async def raises():
             finally:
                 raise LookupError
 
-async def broken():
+class Exits(capbg.App):
+    # As if the handler of another signal had raised in the middle of a turn.
+    def pump(self):
+        raise SystemExit(7)
+
+async def exits():
+    await broken(Exits)
+
+async def broken(kind=Broken):
     global app
-    app = Broken("broken", grace=30)
+    app = kind("broken", grace=30)
     with telling("block"):
         async with app:
             with telling("work"):
@@ -323,7 +331,8 @@ def live(told, way):
             tell(*(result.outcome.name for result in app.last_report.results))
 
 for way in (returns, fails, swallows, timeout_around, group_inside, group_around, child, cancelled_by_another,
-            cancelled_by_both, raises, broken, leaves_early, leaves_early_by_an_error, is_cancelled_while_it_waits):
+            cancelled_by_both, raises, broken, exits, leaves_early,
+            leaves_early_by_an_error, is_cancelled_while_it_waits):
     life = Life(live, way)
     say(way.__name__, life.hear(1 << 16), life.end())
 """
@@ -346,6 +355,7 @@ def test_every_way_out_of_the_block(launch: Launcher, loop: str, tmp_path: Path)
         "cancelled_by_both workCancelledError,blockCancelledError,1,, 99",
         "raises workCancelledError,blockLookupError,, 99",
         "broken workCancelledError,blockOSError, 99",
+        "exits workCancelledError,blockSystemExit, 7",
         "leaves_early blockSystemExit,FINISHED, 0",
         "leaves_early_by_an_error blockLookupError,FINISHED, 99",
         "is_cancelled_while_it_waits blockCancelledError,FINISHED, 99",

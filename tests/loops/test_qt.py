@@ -435,17 +435,18 @@ def test_what_comes_out_of_a_turn_and_is_no_exit_ends_the_loop_and_is_raised(lau
         from capbg.loops.qt import driving
 
         class Broken:
-            def __init__(self):
+            def __init__(self, error=None):
+                self.error = error
                 self.read, self.write = os.pipe()
                 os.write(self.write, b".")
             def fileno(self):
                 return self.read
             def pump(self):
-                raise LookupError("out of a turn")
+                raise self.error
             def __enter__(self):
                 return self
             def __exit__(self, *exc):
-                say("LEFT", exc[0].__name__)
+                say("LEFT", "nothing" if exc[0] is None else exc[0].__name__)
 
         try:
             with driving(Broken()):
@@ -454,13 +455,15 @@ def test_what_comes_out_of_a_turn_and_is_no_exit_ends_the_loop_and_is_raised(lau
             say("REFUSED", error)
         qt = QCoreApplication([])
         try:
-            with driving(Broken()):
+            with driving(Broken(LookupError("out of a turn"))):
                 say("EXEC", qt.exec())
         except LookupError as error:
             say("RAISED", error)
+        with driving(Broken(SystemExit(3))):  # not the app's own: the handler of another signal has raised it
+            say("EXEC", qt.exec())
         """
     )
-    assert 0 == program.wait(), program.stderr
+    assert 3 == program.wait(), program.stderr
     refused, *rest = program.lines
     assert refused.startswith("REFUSED Qt has nothing yet that could drive the app: make the QApplication before")
-    assert ["EXEC 1", "LEFT LookupError", "RAISED out of a turn"] == rest
+    assert ["EXEC 1", "LEFT LookupError", "RAISED out of a turn", "EXEC 3", "LEFT SystemExit"] == rest
