@@ -145,7 +145,11 @@ class Grace:
         self._max_workers = max_workers
         self._registered: dict[str, Registration] = {}
         self._runs: dict[str, Run] = {}
-        """Live runs by task id."""
+        """Live runs by task id. Each is in one of the next two as well: there may be thousands that wait."""
+        self._queued: dict[str, Run] = {}
+        """What waits for a worker. All of these are due at the same instant, the end of the grace period."""
+        self._alive: dict[str, Run] = {}
+        """What has one."""
         self._again: dict[str, Registration] = {}
         """What has to run once more behind a run of an earlier grace period."""
         self._settled: dict[str, Run] = {}
@@ -203,9 +207,12 @@ class Grace:
         if self.announcement is not None or now < self._retry_ns:
             return []
         if self._max_workers is not None:
-            most = min(most, self._max_workers - sum(run.alive for run in self._runs.values()))
-        queued = (run for run in self._runs.values() if run.state is State.QUEUED and now < run.last_start_ns)
+            most = min(most, self._max_workers - len(self._alive))
+        queued = (run for run in self._queued.values() if now < run.last_start_ns)
         return [run for run, _ in zip(queued, range(most), strict=False)]
+
+    def _first_queued(self) -> Run | None:
+        return next(iter(self._queued.values()), None)
 
     def is_too_late(self, now: int) -> bool:
         """Whether a task registered now could only be refused: the budget is spent, or a second signal said hurry."""
@@ -219,11 +226,14 @@ class Grace:
 
     def next_deadline(self) -> int | None:
         """The earliest instant at which :class:`Tick` has something to do."""
-        instants = [run.due_ns for run in self._runs.values()]
+        instants = [run.due_ns for run in self._alive.values()]
         if self._open:
             instants.append(self._beat_ns)
-        if self._retry_ns and any(run.state is State.QUEUED for run in self._runs.values()):
-            instants.append(self._retry_ns)
+        first = self._first_queued()
+        if first is not None:
+            instants.append(first.due_ns)
+            if self._retry_ns:
+                instants.append(self._retry_ns)
         return min(instants, default=None)
 
     # ----------------------------------------------------------------------------------------------------- steps
@@ -292,9 +302,8 @@ class Grace:
         self._open = True
         self._began_ns = now
         self._beat_ns = now + BEAT_NS
-        for run in self._runs.values():
-            if run.state is State.QUEUED:
-                run.last_start_ns = run.due_ns = now + self._grace_ns
+        for run in self._queued.values():
+            run.last_start_ns = run.due_ns = now + self._grace_ns
         status = self._status(now)
         first = (
             self.notices.stopping(now=now, end_ns=self._end_ns(), status=status)
@@ -346,7 +355,7 @@ class Grace:
 
     def _enqueue(self, registration: Registration, now: int) -> list[Action]:
         self._settled.pop(registration.id, None)  # a task that runs twice (see _again) is told by its last run
-        run = self._runs[registration.id] = Run(
+        run = self._runs[registration.id] = self._queued[registration.id] = Run(
             id=registration.id,
             name=registration.name,
             queued_ns=self._began_ns,
@@ -440,13 +449,15 @@ class Grace:
         elif what is Input.DUE and run.state is State.EXPIRING:
             why = f"it was killed at its hard expiry, {run.kill_after_ns / NS:g} s later"
         todo = run.step(what, now, why=why)
+        if run.state is not State.QUEUED and self._queued.pop(run.id, None) is not None:
+            self._alive[run.id] = run
         actions: list[Action] = [_RUN_ACTIONS[each](run.id) for each in todo]
         if run.state is State.SETTLED:
             actions += self._settle(run, now)
         return actions
 
     def _settle(self, run: Run, now: int) -> list[Action]:
-        del self._runs[run.id]
+        del self._runs[run.id], self._alive[run.id]
         self._settled[run.id] = run
         self._retry_ns = 0  # what it held is free for the next one
         again = self._again.pop(run.id, None)
@@ -456,7 +467,11 @@ class Grace:
         actions: list[Action] = []
         if self._retry_ns <= now:
             self._retry_ns = 0
-        for run in [run for run in self._runs.values() if run.due_ns <= now]:
+        due = [run for run in self._alive.values() if run.due_ns <= now]
+        first = self._first_queued()
+        if first is not None and first.due_ns <= now:
+            due += self._queued.values()
+        for run in due:
             actions += self._input(run, Input.DUE, now)
         if self._open and self.announcement is None and not self.live and not actions:
             return self._end(now)
