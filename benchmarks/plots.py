@@ -57,7 +57,15 @@ def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
         last = at
         weight = "bold" if name == "capbg" else "normal"
         axes.annotate(
-            name, (x, y), (x * 1.1, at), color=color, fontsize=9, fontweight=weight, va="center", textcoords="data"
+            name,
+            (x, y),
+            (x * 1.1, at),
+            color=color,
+            fontsize=9,
+            fontweight=weight,
+            va="center",
+            textcoords="data",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
         )
 
 

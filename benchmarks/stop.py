@@ -89,11 +89,7 @@ def over_number(plan: Plan) -> Section:
     )
     cells: dict[str, list[str]] = {name: [] for name in SCRIPTS}
     for number in numbers:
-        fast = {
-            name: functools.partial(signal_to_exit, name, number, 10)
-            for name in SCRIPTS
-            if name not in SLOW and (name in FORKS or number < 128 or name in {"multiprocessing", "multiprocess"})
-        }
+        fast = {name: functools.partial(signal_to_exit, name, number, 10) for name in SCRIPTS if name not in SLOW}
         found = in_turn(_rounds(plan, number), fast)
         if number < 128:
             few = {name: functools.partial(signal_to_exit, name, number, 10) for name in (SAME, *SLOW)}
