@@ -463,8 +463,7 @@ class Supervisor:
             gc.freeze()
             self._frozen = True
         if self._watched and not self._outer_found:
-            self._outer_found = True
-            fds.find_outer(self._poller.fileno())
+            self._outer_found = fds.find_outer(self._poller.fileno())
 
     def _thaw(self) -> None:
         self._outer_found = False

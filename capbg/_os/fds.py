@@ -24,6 +24,13 @@ def own(fd: int) -> int:
     return fd
 
 
+def forget_all() -> None:
+    """On entering an app: what is noted was a parent's, or another life's, and the numbers are anybody's by now."""
+    global _outer
+    OWNED.clear()
+    _outer = ()
+
+
 def close(fd: int) -> int:
     """Close ``fd`` unless that has been done; return -1, for the owner to keep instead."""
     if fd >= 0:
@@ -62,14 +69,19 @@ _outer: tuple[int, ...] = ()
 """Epoll descriptors of the event loops that watch the app's."""
 
 
-def find_outer(fd: int) -> None:
+def find_outer(fd: int) -> bool:
     """Look for whoever watches ``fd``, the app's descriptor, with an epoll descriptor (proc_pid_fdinfo(5)).
 
-    For :func:`leave_outer` in the workers that are forked next.
+    For :func:`leave_outer` in the workers that are forked next. False: there was no looking, for want of a descriptor
+    or of /proc.
     """
     global _outer
     watching = []
-    for name in os.listdir("/proc/self/fd"):
+    try:
+        names = os.listdir("/proc/self/fd")
+    except OSError:
+        return False
+    for name in names:
         try:
             if os.readlink(f"/proc/self/fd/{name}") != "anon_inode:[eventpoll]":
                 continue
@@ -79,6 +91,7 @@ def find_outer(fd: int) -> None:
         except OSError:
             continue  # another thread has closed it meanwhile
     _outer = tuple(watching)
+    return True
 
 
 def leave_outer() -> None:

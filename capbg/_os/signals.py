@@ -34,6 +34,7 @@ TURN = EXPIRE = signal.SIGRTMAX - 2
 SIGUSR1, which belong to the program."""
 
 _BLOCKED = frozenset({*APP_SIGNALS, TURN, signal.SIGHUP})
+_ALL = frozenset(map(int, signal.valid_signals()))
 
 _Disposition = Handler | int | signal.Handlers | None
 
@@ -43,8 +44,13 @@ def block() -> set[signal.Signals]:
     return signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)  # type: ignore[return-value]
 
 
+def block_all() -> set[signal.Signals]:
+    """Block every signal in this thread, the program's too: a handler that raises must not come between forks."""
+    return _signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)  # type: ignore[no-any-return]
+
+
 def restore_mask(mask: set[signal.Signals]) -> None:
-    """Put back the mask that :func:`block` returned; what is pending is delivered before this returns."""
+    """Put back the mask that one of the two above returned; what is pending is delivered before this returns."""
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
@@ -68,7 +74,10 @@ class Signals:
         """Install the handlers. With our signals blocked: half of them would be a trap."""
         owner = signal.set_wakeup_fd(self.write_fd, warn_on_full_buffer=False)
         if owner != -1:
-            signal.set_wakeup_fd(owner)
+            try:
+                signal.set_wakeup_fd(owner)
+            except (OSError, ValueError):
+                pass  # closed while it was in force; the number is nobody's, or another file's. So it is ours
         for signum in (*APP_SIGNALS, TURN):
             self._old[signum] = signal.signal(signum, self._handler)
 
@@ -76,8 +85,12 @@ class Signals:
         """Make the wake-up descriptor ours, whoever has it now, and pass on to them what it tells."""
         owner = signal.set_wakeup_fd(self.write_fd, warn_on_full_buffer=False)
         if owner not in {self.write_fd, -1}:
-            found = os.fstat(owner)
-            self._others = owner, found.st_dev, found.st_ino
+            try:
+                found = os.fstat(owner)
+            except OSError:  # closed while it was in force
+                self._others = None
+            else:
+                self._others = owner, found.st_dev, found.st_ino
 
     def _others_fd(self) -> int:
         """Their descriptor; -1 if they have none or have closed it: the number may be a file by now."""
@@ -92,9 +105,9 @@ class Signals:
 
     def hand_back(self) -> None:
         """Give the wake-up descriptor back to whoever had it, and pass on what has come: no more turns are taken."""
-        owner = signal.set_wakeup_fd(self._others_fd())
+        owner = _give_wakeup_to(self._others_fd())
         if owner != self.write_fd:
-            signal.set_wakeup_fd(owner)  # it was never ours, or somebody took it over meanwhile
+            _give_wakeup_to(owner)  # it was never ours, or somebody took it over meanwhile
         self._drain()
         self._stay_readable()
 
@@ -209,6 +222,14 @@ class Signals:
                         self._unmatched[number] = self._unmatched.get(number, 0) + 1
         except BlockingIOError:
             pass
+
+
+def _give_wakeup_to(fd: int) -> int:
+    """Set the wake-up descriptor and return whose it was; where ``fd`` was closed by its owner, there is none then."""
+    try:
+        return signal.set_wakeup_fd(fd)
+    except (OSError, ValueError):  # nobody's number, or by now another file's, which blocks
+        return signal.set_wakeup_fd(-1)
 
 
 def _is_default(disposition: _Disposition) -> bool:

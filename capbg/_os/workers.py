@@ -125,8 +125,11 @@ class _Started:
 
     def _end_unwatched(self) -> None:
         # It waits for its first packet and has done nothing. Not reaped yet, so the pid is its own.
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass  # SIGCHLD is ignored in this program, or it waits for any child: why it is not watched is still said
 
 
 class Worker:
@@ -251,8 +254,13 @@ class _Forked(_Started):
             raise
         return Worker(self.start.task_id, self, self.ours)
 
+    def end(self) -> None:
+        """It was forked, and has not begun."""
+        self.pidfd = fds.close(self.pidfd)
+        self._end_unwatched()
+
     def drop(self) -> None:
-        """It was not forked."""
+        """Give up both ends: it was not forked, or is gone."""
         self._close_theirs()
         self._close_ours()
 
@@ -266,8 +274,16 @@ class _Forked(_Started):
 
 
 def _launch_forks(starts: Sequence[Start], target: Target) -> list[Worker | Exception]:
-    problem: Exception | None = None
     made: list[_Forked] = []
+    try:
+        return _launch_batch(starts, target, made)
+    except BaseException:  # a signal handler of the program's own has raised, at the latest when it was let through
+        _abandon(made)
+        raise
+
+
+def _launch_batch(starts: Sequence[Start], target: Target, made: list[_Forked]) -> list[Worker | Exception]:
+    problem: Exception | None = None
     found: list[Worker | Exception] = []
     parent = os.getpid()
     signals.survey()
@@ -276,7 +292,7 @@ def _launch_forks(starts: Sequence[Start], target: Target) -> list[Worker | Exce
             made.append(_Forked(start))
     except OSError as error:
         problem = error
-    mask = signals.block()
+    mask = signals.block_all()
     try:
         try:
             for each in made:  # nothing in between: see above
@@ -299,6 +315,14 @@ def _launch_forks(starts: Sequence[Start], target: Target) -> list[Worker | Exce
     if problem is not None:
         found.append(problem)
     return found
+
+
+def _abandon(made: Sequence[_Forked]) -> None:
+    """Nobody will tell these workers to go, and they wait for that: end them."""
+    for each in made:
+        if each.pid:
+            each.end()
+        each.drop()
 
 
 def _fork() -> int:
@@ -529,6 +553,7 @@ def prepare(method: str) -> None:
     Ctrl-Z, must not end or stop them just when they are needed.
     """
     global _server, _lifeline
+    fds.forget_all()
     if method == "fork":
         return
     mask = signals.block()

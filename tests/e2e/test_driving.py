@@ -278,3 +278,33 @@ def test_driving_from_another_thread_or_outside_of_the_block_is_refused(launch: 
     outside = [f"WrongPhaseError {name} needs an entered app: call it inside `with app:`" for name in names]
     why = "belongs to the main thread (signals and forks do), and this is 'helper'"
     assert [*outside, *(f"WrongThreadError {name} {why}" for name in names), *outside] == program.lines
+
+
+def test_a_loop_with_no_descriptor_free_is_not_met_with_an_error(launch: Launcher) -> None:
+    """The app looks for the loop's epoll descriptor in /proc: where that fails its task waits, and runs in the end."""
+    program = launch(
+        """
+        import resource, select
+
+        app = capbg.App("full", grace=60)
+        app.before_exit(lambda task: task.finish())
+
+        def fill(state):
+            global free
+            free = os.open("/dev/null", os.O_RDONLY)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        app.add_listener("appStateChange", fill)
+        with app, select.epoll() as loop:
+            loop.register(app.fileno(), select.EPOLLIN)
+            os.kill(os.getpid(), signal.SIGTERM)
+            for turn in range(1000):
+                loop.poll()
+                app.pump()
+                if turn == 5:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        """
+    )
+    assert 0 == program.wait(), program.stderr

@@ -588,3 +588,30 @@ def test_ps_shows_what_is_going_on_unless_it_shall_not(launch: Launcher, tmp_pat
     assert "MARK=kept" in environment()
     (tmp_path / "go").touch()
     assert 0 == program.wait()
+
+
+def test_an_app_in_a_fork_of_a_worker_closes_nothing_of_the_programs_in_its_own_workers(launch: Launcher) -> None:
+    """What the outer app had open there is closed long since: the numbers are the task's files by now."""
+    program = launch(
+        """
+        outer = capbg.App("outer", grace=60)
+
+        @outer.background_task()
+        def save(task):
+            files = [os.open("/dev/null", os.O_RDONLY) for _ in range(20)]
+            if os.fork():
+                os.wait()
+                return
+            inner = capbg.App("inner", grace=60)
+            inner.background_task()(lambda: say("OPEN", [os.readlink(f"/proc/self/fd/{fd}") for fd in set(files)]))
+            with inner:
+                os.kill(os.getpid(), signal.SIGTERM)
+                idle()
+
+        with outer:
+            os.kill(os.getpid(), signal.SIGTERM)
+            idle()
+        """
+    )
+    assert 0 == program.wait(), program.stderr
+    assert ["OPEN " + str(["/dev/null"] * 20)] == program.lines, program.stderr

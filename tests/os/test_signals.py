@@ -246,3 +246,37 @@ def test_a_wakeup_descriptor_that_was_taken_over_meanwhile_is_left_to_its_new_ow
     )
     assert 0 == program.wait(), program.stderr
     assert ["True"] == program.lines
+
+
+@pytest.mark.parametrize("when", ["before", "inside", "reused"])
+def test_a_wakeup_descriptor_that_its_owner_has_closed_does_no_harm(launch: Launcher, when: str) -> None:
+    """A number left in force is nobody's, or another file's: the app enters, hears, and leaves all the same."""
+    program = launch(
+        """
+        import select
+
+        _, theirs = os.pipe2(os.O_NONBLOCK)
+        app = capbg.App("shared", grace=30)
+
+        def close():
+            signal.set_wakeup_fd(theirs)
+            os.close(theirs)
+            if when == "reused":
+                os.dup2(1, theirs)
+
+        when = sys.argv[1]
+        if when == "before":
+            close()
+        with app:
+            if when != "before":
+                close()
+            watched = app.fileno()
+            os.kill(os.getpid(), signal.SIGTERM)
+            while True:
+                select.select([watched], [], [])
+                app.pump()
+        """,
+        when,
+    )
+    assert 0 == program.wait(), program.stderr
+    assert "" == program.stderr

@@ -275,6 +275,7 @@ def test_launches_leave_nothing_behind(launch: Launcher, method: str, count: int
         method, count = sys.argv[1], int(sys.argv[2])
 
         def leave(order, pipe, parent, lifeline):
+            pipe.recv(1)  # as a worker does: until then it is watched
             os._exit(0)
 
         def stay(order, pipe, parent, lifeline):
@@ -293,6 +294,7 @@ def test_launches_leave_nothing_behind(launch: Launcher, method: str, count: int
             [found] = workers.launch(method, [workers.Start("id", "worker", None)], target=target)
             if isinstance(found, Exception):
                 raise found
+            found.send(b"G")
             return found
 
         def end(worker, kill):
@@ -369,3 +371,35 @@ def test_everything_that_is_readable_is_heard_in_one_turn() -> None:
         for pair in pipes:
             for fd in pair:
                 os.close(fd)
+
+
+def test_a_handler_that_raises_in_the_middle_of_a_batch_leaves_no_worker_behind(launch: Launcher) -> None:
+    """What was forked until then is ended and reaped, and no number stays noted that may be another file's later."""
+    program = launch(
+        """
+        import ctypes, functools
+        from capbg._os import fds, workers
+
+        class Alarm(Exception):
+            pass
+
+        def ring(*_):
+            raise Alarm
+
+        # From C, and so not within a hook in Python, where what a handler raises would be dropped.
+        kill = functools.partial(ctypes.CDLL(None).kill, os.getpid(), signal.SIGALRM)
+        signal.signal(signal.SIGALRM, ring)
+        os.register_at_fork(after_in_parent=kill)
+        try:
+            starts = [workers.Start(f"id-{number}", "worker", number) for number in range(8)]
+            workers.launch("fork", starts, target=lambda *_: idle())
+        except Alarm:
+            say("ALARM", fds.OWNED)
+        try:
+            os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            say("NO CHILD")
+        """
+    )
+    assert 0 == program.wait(), program.stderr
+    assert ["ALARM set()", "NO CHILD"] == program.lines
