@@ -148,6 +148,10 @@ class Signals:
             os.write(self.write_fd, b"\0")
         except BlockingIOError:
             pass
+        except OSError:
+            if self.write_fd >= 0:
+                raise
+            # The main thread has left the app just now: nobody waits any more.
 
     def handled(self, signum: int) -> bool:
         """Call this from the Python handler: note the signal if C's byte went elsewhere, so that none is lost.

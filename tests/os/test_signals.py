@@ -280,3 +280,20 @@ def test_a_wakeup_descriptor_that_its_owner_has_closed_does_no_harm(launch: Laun
     )
     assert 0 == program.wait(), program.stderr
     assert "" == program.stderr
+
+
+def test_waking_an_app_that_is_being_left_is_no_error(launch: Launcher) -> None:
+    """Another thread that cancels, finishes or registers just then is not met with a closed descriptor."""
+    program = launch(
+        lives(
+            SIGNALS,
+            """
+            heard, handled = installed()
+            heard.uninstall(leaving=False)
+            heard.wake()
+            say("QUIET")
+            """,
+        )
+    )
+    assert 0 == program.wait(), program.stderr
+    assert ["QUIET"] == program.lines
