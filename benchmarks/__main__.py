@@ -38,12 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"measuring: {name}", file=sys.stderr, flush=True)
                 for section in measure(plan):
                     sections.append(section)
-                    print(f"\n## {section.title}\n\n{_table(section.columns, section.rows)}", flush=True)
-    print(f"\n## Bars\n\n{_bars([bar for section in sections for bar in section.bars])}")
+                    print(f"\n{_section(section)}", flush=True)
+    print(f"\n## Bars\n\n{_bars([bar for section in sections for bar in section.bars], plan)}")
     if options.only or (options.quick and options.to is None):
         return 0
     folder = options.to or HERE
-    text = _results(sections, described, time.monotonic() - began, options.rounds)
+    text = _results(sections, described, time.monotonic() - began, plan)
     (folder / "RESULTS.md").write_text(text)
     _draw(sections, folder)
     print(f"\nWritten: {folder / 'RESULTS.md'} and two pictures")
@@ -55,30 +55,33 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _bars(bars: Sequence[Bar]) -> str:
-    rows = [
-        [
-            bar.figure,
-            f"{bar.limit:g} {bar.unit}",
-            f"{bar.reached:.2f} {bar.unit}",
-            "met" if bar.met else f"**missed**{': ' if bar.why else ''}{bar.why}",
-        ]
-        for bar in bars
-    ]
-    return _table(["figure", "at most", "reached", ""], rows)
+def _section(section: Section) -> str:
+    return f"## {section.title}\n\n{section.how}\n\n{_table(section.columns, section.rows)}"
 
 
-def _results(sections: Sequence[Section], described: str, took_s: float, rounds: int) -> str:
+def _bars(bars: Sequence[Bar], plan: Plan) -> str:
+    rows = [[bar.figure, f"{bar.limit:g} {bar.unit}", f"{bar.reached:.2f} {bar.unit}", _said(bar)] for bar in bars]
+    table = _table(["figure", "at most", "reached", ""], rows)
+    return f"A single round tells nothing but that it runs.\n\n{table}" if plan.quick else table
+
+
+def _said(bar: Bar) -> str:
+    if bar.met:
+        return "met"
+    return f"**missed**: {bar.why}" if bar.why else "**missed**"
+
+
+def _results(sections: Sequence[Section], described: str, took_s: float, plan: Plan) -> str:
     parts = [
         "# Results",
         "Written by `make bench`. Ratios are medians of pairs, run in turn in one sitting; times belong to this "
         "machine at that hour.",
-        f"Machine: {described}. {datetime.now(UTC):%Y-%m-%d}, {rounds} rounds, {took_s / 60:.0f} minutes.",
+        f"Machine: {described}. {datetime.now(UTC):%Y-%m-%d}, {plan.rounds} rounds, {took_s / 60:.0f} min.",
         "## Where it must arrive",
-        _bars([bar for section in sections for bar in section.bars]),
+        _bars([bar for section in sections for bar in section.bars], plan),
         "![Signal to exit over the number of tasks](signal-to-exit.png)",
         "![How late a deadline kills, for each contender](lateness.png)",
-        *(f"## {each.title}\n\n{each.how}\n\n{_table(each.columns, each.rows)}" for each in sections),
+        *map(_section, sections),
         FINDINGS.read_text().strip(),
     ]
     return "\n\n".join(parts) + "\n"

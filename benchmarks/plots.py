@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 OURS = "#c0392b"
 FLOOR = "#222222"
 PEERS = ("#2e86c1", "#28b463", "#af7ac5", "#d68910", "#17a589", "#7f8c8d", "#5d6d7e", "#a04000", "#6c3483")
+MARKERS = ("o", "s", "^", "D", "*")
 Series = Mapping[str, Sequence[tuple[float, float]]]
 
 
@@ -70,7 +71,7 @@ def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
 
 
 def lateness(series: Series, kinds: Sequence[str], path: Path) -> None:
-    """One row a contender, one dot a kind of task, on a logarithmic axis; what was never killed is at the right edge.
+    """One row a contender, one mark a kind of task, on a logarithmic axis; what was never killed is at the right edge.
 
     The points of a series are (index of the kind, ms after the deadline); infinite: never killed.
     """
@@ -85,7 +86,9 @@ def lateness(series: Series, kinds: Sequence[str], path: Path) -> None:
                 if where == index:
                     rows.append(row + offsets[index])
                     values.append(never if value == float("inf") else max(value, 0.1))
-        axes.scatter(values, rows, s=34, label=kind, color=(OURS, *PEERS)[index], zorder=3)
+        colors = [OURS if names[round(row)] == "capbg" else PEERS[0] for row in rows]
+        axes.scatter(values, rows, s=40, marker=MARKERS[index], c=colors, zorder=3)
+        axes.scatter([], [], s=40, marker=MARKERS[index], c=FLOOR, label=kind)
     axes.set(xscale="log", xlim=(0.08, never * 1.6), xlabel="ms after the deadline")
     ticks = [0.1, 1, 10, 100, 1000, never]
     axes.set_xticks(ticks, ["0.1", "1", "10", "100", "1000", "not\nkilled"])

@@ -9,7 +9,8 @@ is inside one of our own calls, or in :meth:`App.critical`, the handler only tak
 block makes up for it.
 
 *Driven*: the first call of :meth:`App.fileno` or :meth:`App.pump` says that an event loop watches the descriptor and
-calls ``pump``; from then on handlers only take note.
+calls ``pump``; from then on handlers only take note. Adapters say so before the signals are installed
+(:meth:`App.enter_driven`).
 
 The first instruction of ``__exit__`` is a place where a handler may run, too: were it to raise there, the app would
 stay entered for ever. So a handler that finds ``__enter__`` or ``__exit__`` on the stack only takes note.
@@ -17,6 +18,7 @@ stay entered for ever. So a handler that finds ``__enter__`` or ``__exit__`` on 
 
 import inspect
 import itertools
+import logging
 import os
 import signal
 import sys
@@ -221,10 +223,12 @@ class App:
         self._missed = False
         """Whether a handler only took note."""
         self._driven = False
+        self._driven_next = False
+        """Whether a loop will drive it from the moment it is entered."""
         self._left = False
+        """Whether SystemExit has been raised: from then on ``finally`` blocks run, and no signal may cut them short."""
         self._leaving: SystemExit | None = None
         """What the program was last told to leave by."""
-        """Whether SystemExit has been raised: from then on ``finally`` blocks run, and no signal may cut them short."""
         self._driving: AbstractAsyncContextManager[App] | None = None
         """What drives it from an async loop, inside ``async with``."""
         self._unraisable: tuple[Callable[..., object], Callable[..., object]] | None = None
@@ -605,7 +609,7 @@ class App:
             )
             self._pid = os.getpid()
             self._listeners.report = lambda text: supervisor.record(40, text)
-            self._depth, self._missed, self._driven, self._left = 0, False, False, False
+            self._depth, self._missed, self._driven, self._left = 0, False, self._driven_next, False
             self._core, self._supervisor, _entered = core, supervisor, self
             _entered_by = threading.get_ident()
             self._waiting = {}
@@ -620,6 +624,26 @@ class App:
         if self._missed:
             self._make_up()
         return self
+
+    def enter_driven(self) -> int:
+        """Enter the app, driven by a loop from the first moment on, and return :meth:`fileno`. For adapters.
+
+        Between entering an app and asking it for its descriptor a signal would find a plain program, and run the whole
+        grace period on the spot. To block the signals meanwhile is not enough: another thread would take them.
+        """
+        self._driven_next = True
+        try:
+            self.__enter__()
+        finally:
+            self._driven_next = False
+        try:
+            supervisor = self._need_entered("enter_driven")
+            supervisor.signals.take_over()
+            supervisor.signals.wake()  # what came before is to be heard, too
+            return supervisor.fileno()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
 
     def _make_up(self) -> None:
         """A signal came on the way in."""
@@ -718,6 +742,12 @@ class App:
         if not first or self._depth or supervisor.in_turn or _at_the_door(frame):
             self._missed = True
             return
+        if _is_in_coroutine():
+            supervisor.record(
+                logging.WARNING,
+                "the event loop stands still until the grace period is over, for `with app:` does not know of it: use "
+                "`async with app:`",
+            )
         self._react()
 
     def _react(self) -> None:
@@ -854,6 +884,14 @@ def _async_driving() -> "Callable[[App], AbstractAsyncContextManager[App]]":
 
 
 _NOT_ENTERED = Grace(grace_ns=1, kill_after_ns=0, max_workers=None).state
+
+
+def _is_in_coroutine() -> bool:
+    asyncio = sys.modules.get("asyncio")
+    try:
+        return asyncio is not None and asyncio.get_running_loop() is not None
+    except RuntimeError:
+        return False
 
 
 def _at_the_door(frame: FrameType | None) -> bool:

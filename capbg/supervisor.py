@@ -13,8 +13,9 @@ import functools
 import gc
 import logging
 import signal
+import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
@@ -101,6 +102,20 @@ def _why_failed(run: Run, error: Exception) -> StartFailed:
         return StartFailed(run.id, f"{type(error).__name__}: {error}", shortage=False)
     why = f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, 'no errno')})"
     return StartFailed(run.id, why, shortage=error.errno in _SHORTAGES)
+
+
+def _any_end_is_missed() -> bool:
+    """Whether something exists that does more on its end than to free memory: a file with a buffer, a ``__del__``.
+
+    In a cycle, as most of what belongs to a program is, that end is the collector's doing. The standard streams' is
+    not; the interpreter flushes them.
+    """
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    buffers = [getattr(stream, "buffer", None) for stream in streams]
+    known = {id(each): each for each in (*streams, *buffers, *(getattr(buffer, "raw", None) for buffer in buffers))}
+    found = Counter(map(type, gc.get_objects()))  # by kinds, for there are a hundred times as many objects
+    found.subtract(Counter(map(type, filter(gc.is_tracked, known.values()))))
+    return any(number > 0 and hasattr(kind, "__del__") for kind, number in found.items())
 
 
 class Listeners(Protocol):
@@ -451,11 +466,12 @@ class Supervisor:
             self._threads_told = True
             others = threads.others()
             if others:
+                names = ", ".join(f"{count} {name}" if count > 1 else name for name, count in Counter(others).items())
                 self.record(
                     logging.WARNING,
-                    f"workers are forked beside {len(others)} other thread(s) ({', '.join(others)}): a lock one of "
-                    'them holds now stays locked in the workers. Use App(start_method="forkserver"), or end the '
-                    "threads in a listener of appStateChange",
+                    f"workers are forked beside other threads ({names}): a lock one of them holds now stays locked in "
+                    'the workers. Use App(start_method="forkserver"), or end the threads in a listener of '
+                    "appStateChange (docs/forking.md)",
                 )
         if not self._frozen and gc.get_freeze_count() == 0:
             # What exists now is not looked at by the collector any more: it would dirty, and so copy, every page of
@@ -552,8 +568,10 @@ class Supervisor:
 
     def close(self) -> None:
         """Close every descriptor and put away what was prepared. Our signals are blocked."""
-        if self.leaving is None:
-            self._thaw()  # else the interpreter is about to end: what is frozen need not be searched for cycles again
+        if self._frozen:
+            self._thaw()
+            if self.leaving is not None and not _any_end_is_missed():
+                gc.freeze()  # the interpreter is about to end: it need not be searched for cycles again
         for each in list(self._workers.values()):  # only after an error on the way in or out: nothing may be left
             each.kill()
             self._forget(each)

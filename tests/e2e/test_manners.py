@@ -484,7 +484,7 @@ def test_threads_beside_a_fork_are_named_in_one_warning(launch: Launcher) -> Non
     )
     assert 0 == program.wait()
     [warning] = program.stderr.splitlines()
-    assert "2 other thread(s) (poller, sender)" in warning
+    assert "other threads (poller, sender)" in warning
     assert 'start_method="forkserver"' in warning
 
 
@@ -616,3 +616,34 @@ def test_an_app_in_a_fork_of_a_worker_closes_nothing_of_the_programs_in_its_own_
     )
     assert 0 == program.wait(), program.stderr
     assert ["OPEN " + str(["/dev/null"] * 20)] == program.lines, program.stderr
+
+
+@pytest.mark.parametrize("what", ["file", "del"])
+def test_what_exists_at_the_signal_has_its_end_when_the_interpreter_ends(launch: Launcher, what: str) -> None:
+    """The collector that is frozen for the forks still finds a cycle with a buffered line, or with a ``__del__``."""
+    program = launch(
+        """
+        class Keeper:
+            def __init__(self):
+                self.itself = self
+
+        class Teller(Keeper):
+            def __del__(self, write=os.write):
+                write(1, b"the end\\n")
+
+        if sys.argv[1] == "file":
+            keeper = Keeper()
+            keeper.file = open(os.dup(1), "w")
+            keeper.file.write("the end\\n")
+        else:
+            keeper = Teller()
+        app = capbg.App("ends", grace=30)
+        app.before_exit(lambda task: task.finish())
+        with app:
+            os.kill(os.getpid(), signal.SIGTERM)
+            idle()
+        """,
+        what,
+    )
+    assert 0 == program.wait(), program.stderr
+    assert ["the end"] == program.lines

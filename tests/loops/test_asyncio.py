@@ -537,3 +537,27 @@ finally:
     assert after - before >= 2  # of 7: their words do not fit into one turn
     assert 16 * ["FINISHED"] == list(program.report()["outcomes"].values())
     assert 0 == program.wait()
+
+
+def test_a_block_that_forgot_its_async_says_so(launch: Launcher) -> None:
+    """A plain ``with app:`` in a coroutine runs the tasks, the loop stands still, and the log tells the mend."""
+    program = launch(
+        """
+        import asyncio
+
+        async def main():
+            app = capbg.App("forgot", grace=30)
+            app.background_task(name="work")(lambda: say("WORK"))
+            with app:
+                say("READY")
+                while True:
+                    await asyncio.sleep(0.01)
+
+        asyncio.run(main())
+        """
+    )
+    program.expect("READY")
+    program.send(signal.SIGTERM)
+    program.expect("WORK")
+    assert 0 == program.wait()
+    assert "use `async with app:`" in program.stderr
