@@ -88,6 +88,8 @@ def main() -> None:
     asked = parser.parse_args()
     booked = asked.folder / "booked"
     booked.mkdir(parents=True, exist_ok=True)
+    if asked.pictures is not None:
+        asked.pictures.mkdir(parents=True, exist_ok=True)
     app = capbg.App("tickets", grace=asked.grace, max_workers=3)
 
     def rest(ticket: Path) -> Callable[[capbg.Task], None]:
