@@ -7,7 +7,7 @@ for the next start, and the exit status is 75 (EX_TEMPFAIL).
 
     python examples/async_service.py store /tmp/store.sock &
     python examples/async_service.py serve /tmp/meters.sock --store /tmp/store.sock --left /tmp/left.txt &
-    python -c 'import socket; s = socket.socket(socket.AF_UNIX); s.connect("/tmp/meters.sock"); s.send(b"meter7 21.5\\n")'
+    python -c 'import socket as s; m = s.socket(s.AF_UNIX); m.connect("/tmp/meters.sock"); m.send(b"meter7 21.5\\n")'
 
 The store knows each reading by its number: it does no harm to send one twice, and so "sent" is only said of what has
 been confirmed. It prints what it has stored.
