@@ -90,6 +90,9 @@ _PACKETS_A_ROUND = 64
 _BATCH = 32
 """Workers forked in one go. In a parent of 10 MB that takes 20 to 40 ms, during which nobody is heard."""
 
+_PACKETS_LEFT = 4096
+"""More than a dead worker can have left: a socket's buffer holds some hundred packets (wmem_default)."""
+
 _NEVER = 1 << 63
 _EXIT_SOON_NS = NS // 100
 _SOON_NS = NS // 1000
@@ -162,8 +165,9 @@ class Supervisor:
         self._title = title
         self._lock = threading.Lock()
         """Guards the core, for :meth:`submit` from any thread. Never held over a listener, a system call or a fork."""
-        self._forking = threading.Lock()
-        """Held over a fork, so that :meth:`hold` in another thread cannot begin in the middle of one."""
+        self._forking = threading.RLock()
+        """Held over a fork, so that :meth:`hold` in another thread cannot begin in the middle of one. (In this one it can:
+        by a fork hook of the program's, or a ``__del__``.)"""
         self._todo: deque[Action] = deque()
         self._records: deque[tuple[int, str]] = deque()
         self._workers: dict[str, workers.Worker] = {}
@@ -366,7 +370,7 @@ class Supervisor:
     def _on_exit(self, each: workers.Worker) -> None:
         if self._workers.get(each.task_id) is not each:
             return
-        self._on_packets(each, 1 << 20)  # the last word of a worker comes before its end
+        self._on_packets(each, _PACKETS_LEFT)  # the last word of a worker comes before its end
         if self._unheard and now_ns() >= self._turn_ends_ns:
             self._unheard.append(functools.partial(self._on_exit, each))
             return
