@@ -7,7 +7,7 @@ This folder must not know more of an app than :class:`Driven` says.
 """
 
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from capbg._core.words import AppState, TaskInfo, TaskState
 
@@ -25,8 +25,8 @@ class Driven(Protocol):
         """Take that turn; SystemExit at the end of a terminating grace period."""
         ...
 
-    def __enter__(self) -> Self:
-        """Install the signals."""
+    def enter_driven(self) -> int:
+        """Install the signals, driven from the first moment on, and return the descriptor."""
         ...
 
     def __exit__(

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from capbg.loops import Driven, has_work
-from capbg.loops._entered import enter
 
 _Driven = TypeVar("_Driven", bound=Driven)
 
@@ -39,7 +38,7 @@ class driving(Generic[_Driven]):  # noqa: N801 - read as a verb: `async with dri
         assert task is not None, "coroutines run in tasks"
         self._task, self._cancelling = task, task.cancelling()
         self._loop = asyncio.get_running_loop()
-        self._fd = enter(self._app)
+        self._fd = self._app.enter_driven()
         try:
             self._loop.add_reader(self._fd, self._turn)
         except BaseException as error:

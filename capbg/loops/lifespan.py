@@ -199,10 +199,9 @@ class _Service:
         servers = {signum: signal.getsignal(signum) for signum in _STOPS}
         mask = signals.block()  # until a signal reaches both
         try:
-            self._app.__enter__()
+            self._fd = self._app.enter_driven()
             try:
                 self._listener = self._app.add_listener("appStateChange", self._told)
-                self._fd = self._app.fileno()
                 for signum in _STOPS:
                     signal.signal(signum, self._chained(signal.getsignal(signum), servers[signum]))
                 self._hold_or_let_go()
@@ -257,6 +256,9 @@ class _Service:
             return
         if self._stop_taken_ns is None and self._app.get_state().reason.stops:
             self._stop_taken_ns = time.monotonic_ns()
+            if not self._stop_heard:
+                # Another thread took the signal while ours were blocked and the server was yet to be asked in.
+                self._stop_heard, self._draining = True, False
         self._hold_or_let_go()
 
     def _hold_or_let_go(self) -> None:

@@ -97,9 +97,9 @@ class _Watch:
     def _leave(self) -> None:
         if QThread.currentThread().loopLevel():
             QCoreApplication.exit(self._status)
-        else:
-            # In a processEvents() before exec(), where exit() has no effect: say it again once the loop runs.
-            self._again.start()
+        # Again and again until the block is left: in a processEvents() before exec() it has no effect, and where a
+        # dialog is shown before exec() it ends that dialog's loop alone.
+        self._again.start()
 
     def close(self) -> None:
         """Stop watching."""

@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 import anyio
 
 from capbg.loops import Driven, has_work
-from capbg.loops._entered import enter
 
 _Driven = TypeVar("_Driven", bound=Driven)
 
@@ -34,7 +33,7 @@ class driving(Generic[_Driven]):  # noqa: N801 - read as a verb: `async with dri
     async def __aenter__(self) -> _Driven:
         self._watcher = anyio.create_task_group()
         self._block = anyio.CancelScope()  # beside the group's own, for that would wrap what the program raises
-        fd = enter(self._app)
+        fd = self._app.enter_driven()
         try:
             await self._watcher.__aenter__()
         except BaseException as error:

@@ -194,15 +194,39 @@ with driving(app):
     assert ["ENDED", "EXEC 0"] == program.lines
 
 
-def test_a_signal_right_behind_the_entering_is_left_to_the_loop(launch: Launcher) -> None:
-    """READY=1 has been sent, the loop not begun: the grace period waits for the loop, which paints meanwhile."""
+def test_a_stop_in_a_dialog_before_the_loop_ends_both(launch: Launcher) -> None:
+    """A dialog that asks for a name first has a loop of its own: it ends, and so does ``exec`` behind it."""
     program = start(
         launch,
         """
+app = capbg.App("asks", grace=60)
+with driving(app):
+    soon(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    say("DIALOG", QDialog().exec())
+    say("EXEC", qt.exec())
+""",
+    )
+    assert 0 == program.wait(), program.stderr
+    assert ["DIALOG 0", "EXEC 0"] == program.lines
+
+
+def test_a_signal_right_behind_the_entering_is_left_to_the_loop(launch: Launcher) -> None:
+    """READY=1 has been sent, the loop not begun: the grace period waits for the loop, whichever thread it comes to."""
+    program = start(
+        launch,
+        """
+heard = []
+other = threading.Thread(target=threading.Event().wait, daemon=True)
+other.start()
+
 class Stopped(Counted):
     def __enter__(self):
         super().__enter__()
-        os.kill(os.getpid(), signal.SIGTERM)
+        handler = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, lambda *came: (heard.append(came), handler(*came)))
+        signal.pthread_kill(other.ident, signal.SIGTERM)  # where the main thread's mask does not count
+        while not heard:
+            time.sleep(0.001)
         return self
 
 app = Stopped("behind", grace=60)
@@ -443,8 +467,8 @@ def test_what_comes_out_of_a_turn_and_is_no_exit_ends_the_loop_and_is_raised(lau
                 return self.read
             def pump(self):
                 raise self.error
-            def __enter__(self):
-                return self
+            def enter_driven(self):
+                return self.read
             def __exit__(self, *exc):
                 say("LEFT", "nothing" if exc[0] is None else exc[0].__name__)
 
