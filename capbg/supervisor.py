@@ -166,8 +166,8 @@ class Supervisor:
         self._lock = threading.Lock()
         """Guards the core, for :meth:`submit` from any thread. Never held over a listener, a system call or a fork."""
         self._forking = threading.RLock()
-        """Held over a fork, so that :meth:`hold` in another thread cannot begin in the middle of one. (In this one it can:
-        by a fork hook of the program's, or a ``__del__``.)"""
+        """Held over a fork, so that :meth:`hold` in another thread cannot begin in the middle of one. In this thread it
+        can, by a fork hook of the program's or a ``__del__``."""
         self._todo: deque[Action] = deque()
         self._records: deque[tuple[int, str]] = deque()
         self._workers: dict[str, workers.Worker] = {}
@@ -591,7 +591,7 @@ class Supervisor:
         """In a forked child: nothing of this is the child's."""
         self.signals.forget_in_child()
         self._lock = threading.Lock()
-        self._forking = threading.Lock()
+        self._forking = threading.RLock()
         for each in self._workers.values():
             each.forget_in_child()
         self._poller.close()
