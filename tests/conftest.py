@@ -34,6 +34,7 @@ def notify_socket(tmp_path: Path) -> Iterator[NotifySocket]:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so; the programs under test would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGCONT, signal.SIGCHLD, signal.SIGRTMAX - 2)
 
