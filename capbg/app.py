@@ -215,8 +215,6 @@ class App:
         """What was registered before the app was entered."""
         self._core: Grace | None = None
         self._supervisor: Supervisor | None = None
-        self._kept: Supervisor | None = None
-        """In a worker: what is the app's."""
         self._pid = os.getpid()
         self._depth = 0
         """How many of our own calls the main thread is inside of."""
@@ -942,9 +940,9 @@ def _after_fork_in_child() -> None:
     if _is_forking_workers():
         # It closes what it inherited as a lot, by number. Nothing of the app's may be deallocated in it: that would
         # close the same numbers once more, and costs a copy of every page it is on.
-        _inherited, _entered = _entered, None
-        assert _inherited is not None
-        _inherited._supervisor, _inherited._kept = None, _inherited._supervisor
+        app, _entered = _entered, None
+        assert app is not None
+        _inherited, app._supervisor = app._supervisor, None
         return
     _forget_in_child()
     _unblock_after_fork()
@@ -965,8 +963,8 @@ def _unblock_after_fork() -> None:
         signals.restore_mask(mask)
 
 
-_inherited: "App | None" = None
-"""In a worker: the app."""
+_inherited: "Supervisor | None" = None
+"""In a worker: the app's, kept from being deallocated."""
 _entered_by = 0
 """The main thread."""
 

@@ -106,9 +106,9 @@ def test_returning_or_leaving_without_finish_is_unfinished(launch: Launcher) -> 
     assert 75 == status
 
 
-def test_what_a_task_raised_is_in_its_result(launch: Launcher) -> None:
+def test_what_a_task_raised_is_in_its_result_and_in_the_log(launch: Launcher) -> None:
     """FAILED keeps type, message and traceback, whatever the exception is and however badly it behaves."""
-    _, report, status = stop(
+    program, report, status = stop(
         launch,
         """
         app = capbg.App("failed", grace=30)
@@ -158,6 +158,7 @@ def test_what_a_task_raised_is_in_its_result(launch: Launcher) -> None:
     assert "it raised ValueError: boom" == plain["reason"]
     assert "it raised KeyboardInterrupt" == report["by_name"]["interrupt"]["reason"]
     assert plain["traceback"].endswith("raise raised\nValueError: boom\n")
+    assert f"task 'plain-1' failed: {plain['reason']}\n{plain['traceback']}" in program.stderr
     assert {(1, None)} == {(each["exit_code"], each["signal"]) for each in report["results"]}
     assert 75 == status
 

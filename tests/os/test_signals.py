@@ -106,9 +106,8 @@ def test_the_wakeup_descriptor_is_left_to_its_owner_then_shared_and_given_back(
             say("GIVEN BACK", current())
             heard, handled = installed()
             heard.take_over()
-            os.close(second)
-            with open(sys.argv[1], "wb") as file:
-                os.dup2(file.fileno(), second)
+            file = open(sys.argv[1], "wb")
+            os.dup2(file.fileno(), second)
             at_once(signal.SIGUSR1)
             heard.take()
             say("FILE", os.path.getsize(sys.argv[1]))
