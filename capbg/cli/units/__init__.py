@@ -1,0 +1,1 @@
+"""Unit files and running services: read, judged, written."""
