@@ -113,6 +113,19 @@ class DeadlineSet:
     """NEVER: without end."""
     why: str
     """``TimeoutStopSec=3``, ``extended by 10 s``, ``WatchdogSec=2``..."""
+    watchdog: bool = False
+    """Whether it is the watchdog's (NEVER: it was switched off) and not the limit of the present state."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignalSent:
+    """A signal of the script, or of systemd's rules."""
+
+    at_ns: int
+    signal: str
+    """``SIGTERM``."""
+    to: str = ""
+    """Whom: ``main process``, ``4 processes``; empty: not worth a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +175,10 @@ class Now:
     tasks: tuple[TaskSeen, ...]
     entries: tuple[Entry, ...]
     """All so far, oldest first."""
+    stop_ns: int | None = None
+    """When the stop began; None: it has not."""
+    watchdog_from_ns: int | None = None
+    """When the watchdog was last fed or set; None: nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +222,8 @@ class Report:
     spans: tuple[Span, ...]
     deadlines: tuple[DeadlineSet, ...]
     entries: tuple[Entry, ...]
+    signals: tuple[SignalSent, ...] = ()
+    """Oldest first."""
 
     @property
     def passed(self) -> bool:
