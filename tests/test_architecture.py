@@ -32,8 +32,8 @@ CORE_MAY = {"collections.abc", "dataclasses", "enum", "math", "re", "struct", "t
 OWNERS = {"multiprocess": "_os/workers.py", "sdnotify": "_os/notify.py", "setproctitle": "_os/title.py"}
 """Each package is used in one place."""
 
-MAY_SAY_USEC = {"_core/notices.py", "_os/notify.py"}
-"""Where systemd's fields and its environment variables are known."""
+MAY_SAY_USEC = {"_core/notices.py", "_os/notify.py", "cli/units/values.py"}
+"""Where systemd's fields, its environment variables and its units of time are known."""
 
 WAITS = re.compile(r"(os\.)?(wait3|waitpid|waitid|wait4)|os\.wait")
 ANY_CHILD = {"", "-1", "0", "os.P_ALL", "os.P_PGID"}

@@ -1,0 +1,272 @@
+"""Find a service's unit file and its drop-ins, and put them together as systemd does: systemd.unit(5).
+
+It knows where files are and which assignment wins; it does not know what any setting is good for.
+"""
+
+import difflib
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from capbg.errors import OperatorError
+
+from . import values
+from .findings import Finding, Level
+from .syntax import BrokenFileError, Setting, parse
+from .vocabulary import KNOWN
+
+SYSTEM = [
+    *("/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient"),
+    *("/run/systemd/generator.early", "/etc/systemd/system", "/run/systemd/system", "/run/systemd/generator"),
+    *("/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"),
+    "/run/systemd/generator.late",
+]
+USER = ["/etc/systemd/user", "/run/systemd/user", "/usr/local/lib/systemd/user", "/usr/lib/systemd/user"]
+"""Behind those in the user's own home."""
+
+_DEPENDENCIES = """
+After Before Wants Requires Requisite BindsTo PartOf Upholds Conflicts OnFailure OnSuccess PropagatesReloadTo
+ReloadPropagatedFrom PropagatesStopTo StopPropagatedFrom JoinsNamespaceOf
+"""
+DEPENDENCIES = frozenset(_DEPENDENCIES.split())
+"""Lists that an empty assignment does not reset: systemd.unit(5), "Example 2"."""
+
+
+class UnitFileError(OperatorError):
+    """A unit cannot be read, or systemd would not load it. The message names it and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A service as systemd would see it: its file, its drop-ins, and what they come to."""
+
+    name: str
+    """With its instance, if one is asked about: ``capbg@kiosk.service``."""
+    path: Path
+    """The unit file."""
+    user: bool
+    """It is a service of a user's own systemd."""
+    drop_ins: tuple[Path, ...] = ()
+    """In the order in which they are read."""
+    settings: tuple[Setting, ...] = ()
+    """All that systemd takes, in order, also what is overridden later."""
+    findings: tuple[Finding, ...] = ()
+    """What systemd would log and ignore."""
+    masked: bool = False
+    """The file is empty, or a link to /dev/null: systemd refuses to start it."""
+
+    def all(self, section: str, key: str) -> list[Setting]:
+        """Return the assignments that hold, in order; an empty one drops those before it."""
+        found: list[Setting] = []
+        for setting in self.settings:
+            if (setting.section, setting.key) == (section, key):
+                if setting.value:
+                    found.append(setting)
+                elif key not in DEPENDENCIES:
+                    found.clear()
+        return found
+
+    def last(self, section: str, key: str) -> Setting | None:
+        """Return the assignment that holds, where only one can; None: systemd's default does."""
+        return next(reversed(self.all(section, key)), None)
+
+    def expand(self, text: str) -> str:
+        """Return a value with its specifiers replaced; what only the running systemd knows stays as it is."""
+        return re.sub(r"%(.)", lambda match: _specifiers(self).get(match[1], match[0]), text)
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What has been read so far."""
+
+    settings: list[Setting] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, path: Path) -> None:
+        settings, findings = _parse(path)
+        self.findings += findings
+        for setting in settings:
+            finding = _ignored(setting)
+            if finding:
+                self.findings.append(finding)
+            else:
+                self.settings.append(setting)
+
+
+def load(unit: str | Path, *, user: bool = False) -> Unit:
+    """Read a service and its drop-ins.
+
+    What contains a ``/``, or is a file here, is a path. Lying in the load path it gets the drop-ins of the whole load
+    path, lying elsewhere only those beside it: what this machine adds to a unit of that name is no part of the file. A
+    bare name is looked for in the load path, which ``SYSTEMD_UNIT_PATH`` overrides as it does for systemd.
+
+    Raises:
+        UnitFileError: there is no such file, it cannot be read, or it is not a service.
+    """
+    folders = load_path(user=user)
+    given = Path(unit)
+    if "/" in str(unit) or given.is_file():
+        name, path = given.name, _beside(given)
+        if path.parent.resolve() not in [folder.resolve() for folder in folders]:
+            folders = [path.parent]
+    else:
+        name = str(unit) if "." in given.name else f"{unit}.service"
+        path = _look_up(_service_name(name), folders)
+    _service_name(name)
+    if not os.access(path, os.R_OK):
+        raise UnitFileError(f"{path} cannot be read: permission denied; try it as root")
+    if path.resolve() == Path("/dev/null") or path.stat().st_size == 0:
+        return Unit(name, path, user, masked=True)
+    reading = _Reading()
+    reading.add(path)
+    drop_ins = tuple(_drop_ins(name, path, folders))
+    for drop_in in drop_ins:
+        reading.add(drop_in)
+    return Unit(name, path, user, drop_ins, tuple(reading.settings), tuple(reading.findings))
+
+
+def load_path(*, user: bool = False, environ: Mapping[str, str] = os.environ) -> list[Path]:
+    """Return the directories in which systemd looks for units, the first one first."""
+    config = environ.get("XDG_CONFIG_HOME") or str(Path(environ.get("HOME", "/root")) / ".config")
+    data = environ.get("XDG_DATA_HOME") or str(Path(environ.get("HOME", "/root")) / ".local/share")
+    own = [f"{config}/systemd/user.control", f"{config}/systemd/user"]
+    usual = [*own, *USER[:2], f"{data}/systemd/user", *USER[2:]] if user else SYSTEM
+    asked = environ.get("SYSTEMD_UNIT_PATH")
+    if asked is None:
+        return [Path(each) for each in usual]
+    return [Path(each) for each in asked.split(":") if each] + [Path(each) for each in usual if asked.endswith(":")]
+
+
+def _service_name(name: str) -> str:
+    suffix = Path(name).suffix
+    if suffix != ".service":
+        kind = f"a {suffix[1:]}" if suffix else "no unit's name"
+        raise UnitFileError(
+            f"{name} is {kind}: only services (NAME.service) are checked, for only they are told to stop"
+        )
+    return name
+
+
+def _template(name: str) -> str | None:
+    """``capbg@.service`` for ``capbg@kiosk.service``."""
+    prefix, at, instance = name.removesuffix(".service").partition("@")
+    return f"{prefix}@.service" if at and instance else None
+
+
+def _beside(given: Path) -> Path:
+    if given.is_dir():
+        raise UnitFileError(f"{given} is a directory: name the unit files in it, {given}/*.service")
+    template = _template(given.name)
+    candidates = [given, *([given.with_name(template)] if template else [])]
+    for path in candidates:
+        if path.exists():
+            return path
+        if path.is_symlink():
+            raise UnitFileError(f"{path} is a link that leads nowhere: {os.readlink(path)}")
+    raise UnitFileError(f"there is no file {' and no '.join(map(str, candidates))}")
+
+
+def _look_up(name: str, folders: list[Path]) -> Path:
+    template = _template(name)
+    for each in [name, *([template] if template else [])]:
+        for folder in folders:
+            if (folder / each).exists():
+                return folder / each
+    near = difflib.get_close_matches(name, sorted({each.name for f in folders for each in f.glob("*.service")}), 1)
+    hint = f"did you mean {near[0]}?" if near else "give a path if it is not installed"
+    raise UnitFileError(f"no {name} in {', '.join(str(each) for each in folders if each.is_dir())}; {hint}")
+
+
+def _drop_ins(name: str, path: Path, folders: list[Path]) -> Iterator[Path]:
+    """Sorted by their names alone; of two with the same name the one in the earlier folder."""
+    found: dict[str, Path] = {}
+    names = dict.fromkeys([name, *([path.resolve().name] if path.resolve().suffix == ".service" else [])])
+    places = [folder / f"{each}.d" for one in names for folder in folders for each in _drop_in_names(one)]
+    for place in [*places, *(folder / "service.d" for folder in folders)]:
+        for drop_in in place.glob("*.conf"):
+            found.setdefault(drop_in.name, drop_in)
+    for _, drop_in in sorted(found.items()):
+        if drop_in.resolve() != Path("/dev/null"):
+            yield drop_in
+
+
+def _drop_in_names(name: str) -> Iterator[str]:
+    """``a-b@c.service``, ``a-b@.service``, then ``a-.service``."""
+    yield name
+    template = _template(name)
+    if template:
+        yield template
+    prefix = name.removesuffix(".service").partition("@")[0].removesuffix("-")
+    while "-" in prefix:
+        prefix = prefix.rpartition("-")[0]
+        yield f"{prefix}-.service"
+
+
+def _parse(path: Path) -> tuple[list[Setting], list[Finding]]:
+    try:
+        return parse(path.read_bytes(), str(path))
+    except BrokenFileError as error:
+        raise UnitFileError(f"{path}:{error.line}: {error}; systemd does not load the unit") from error
+    except OSError as error:
+        raise UnitFileError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _ignored(setting: Setting) -> Finding | None:
+    """What systemd would log and skip; None: it takes it."""
+    section, key, value = setting.section, setting.key, setting.value
+    if section.startswith("X-") or key.startswith("X-"):
+        return None
+
+    def finding(rule: str, what: str, why: str, fix: str) -> Finding:
+        return Finding(Level.WARNING, rule, setting.where, setting.line, what, why, fix)
+
+    if section not in KNOWN:
+        near = difflib.get_close_matches(section, KNOWN, 1)
+        return finding(
+            "unknown-section",
+            f"{key}= is in [{section}]",
+            "A service has no such section; systemd ignores all that is in it.",
+            f"Write [{near[0]}]." if near else "Put it in [Service] or [Unit], or call the section [X-...].",
+        )
+    if key not in KNOWN[section]:
+        home = next((other for other in KNOWN if key in KNOWN[other]), None)
+        if home:
+            why, fix = f"It belongs in [{home}]; here systemd ignores it.", f"Move it to [{home}]."
+        else:
+            near = difflib.get_close_matches(key, KNOWN[section], 1, 0.75)
+            why = f"There is no {key}= in [{section}]; systemd ignores it."
+            fix = f"Write {near[0]}=." if near else "Take it out; what is your own begins with X-."
+        return finding("unknown-setting", f"{key}= in [{section}]", why, fix)
+    expected = values.fault(key, value)
+    if expected:
+        instead = "ignores the line, and what was set before, or the default, holds."
+        why, fix = f"systemd expects {expected}; it {instead}", f"Write {key}= with {expected}."
+        if match := re.fullmatch(r"(.*?)\s+[#;].*", value):
+            why = f"A comment behind a value is a part of the value. systemd {instead}"
+            fix = f"Write {key}={match[1]}, and the comment in a line of its own."
+        return finding("invalid-value", f"{key}={value}", why, fix)
+    return None
+
+
+def _specifiers(unit: Unit) -> dict[str, str]:
+    """systemd.unit(5), "Specifiers": those whose meaning does not depend on the machine's state."""
+    bare = unit.name.removesuffix(".service")
+    prefix, at, instance = bare.partition("@")
+    known = {"%": "%", "n": unit.name, "N": bare, "p": prefix, "P": _unescape(prefix), "H": socket.gethostname()}
+    known |= {"j": prefix.rpartition("-")[2], "J": _unescape(prefix.rpartition("-")[2])}
+    known |= {"T": "/tmp", "V": "/var/tmp"}  # noqa: S108 - these are what they stand for
+    if not at or instance:
+        known |= {"i": instance, "I": _unescape(instance)}
+    if unit.user:
+        home = os.environ.get("HOME", "/root")
+        known |= {"h": home, "t": f"/run/user/{os.getuid()}", "S": f"{home}/.config", "E": f"{home}/.config"}
+        return known | {"C": f"{home}/.cache", "L": f"{home}/.config/log", "U": str(os.getuid())}
+    known |= {"h": "/root", "t": "/run", "S": "/var/lib", "C": "/var/cache", "L": "/var/log", "E": "/etc"}
+    return known | {"u": "root", "U": "0"}
+
+
+def _unescape(text: str) -> str:
+    return re.sub(r"\\x([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), text.replace("-", "/"))
