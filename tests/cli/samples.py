@@ -123,7 +123,7 @@ def report(
 def kiosk() -> Report:
     """Three tasks that finish under extensions: nothing is lost."""
     return report(
-        margin=(8.9, 3.1),
+        margin=(9.0, 3.05),
         tasks=[
             task(1, name="upload", end=7.6, percent=100, message="part 7 of 7"),
             task(2, name="thumbnails", end=5.2),
@@ -262,9 +262,7 @@ def short() -> Report:
 
 def empty() -> Report:
     """A program without capbg that dies of the first signal at once."""
-    return report(
-        end=2.003, result="signal", code="killed", status=15, margin=(10.0, 2.0), lost=["All it had to save."]
-    )
+    return report(end=2.003, code="killed", status=15, margin=(10.0, 2.0), lost=["All it had to save."])
 
 
 def unstopped() -> Report:

@@ -39,6 +39,8 @@ from capbg.cli.rehearsal.record import NEVER, Entry, Now, TaskSeen
 
 LABEL = 20
 """Columns for what a limit's bar is of: ``SIGKILL in 2 min 05 s``, cut."""
+OF = 16
+"""Columns for what the limit is: `` of 2 min 05 s``. Fixed, so that bars can be compared."""
 AIRY = 18
 """From so many rows on the parts are set apart by empty ones."""
 
@@ -153,7 +155,7 @@ class _Drawing:
         return [
             self._say(fit(f"{what} in {length(left)}", LABEL + 1, more=self._more), f"bold {colour}"),
             self._say(" "),
-            *self._bar(min(60, self.width - LABEL - 2 - len(of)), share, colour),
+            *self._bar(min(60, self.width - LABEL - 2 - OF), share, colour),
             self._say(of, FAINT),
         ]
 
@@ -170,7 +172,7 @@ class _Drawing:
         shown, rest = _foremost(tasks, rows if len(tasks) <= rows else rows - 1)
         wide = max((len(task.name) for task in shown), default=0)
         name_cells = max(4, min(wide, 28, self.width // 4))
-        bar_cells = max(4, min(40, (self.width - name_cells - 36) // 3))
+        bar_cells = max(4, min(40, (self.width - name_cells - 37) // 3))
         for task in shown:
             yield self._task(task, name_cells, bar_cells)
         if rest:
@@ -192,7 +194,7 @@ class _Drawing:
             self._say(f" {fit(task.state, 12, more=self._more)} ", colour),
             *self._bar(bar_cells, share, colour),
             self._say(f" {fit(figure, 6, right=True, more=self._more)} "),
-            self._say(fit(self._left(task), 15, more=self._more), "" if task.settled else colour),
+            self._say(fit(self._left(task), 16, more=self._more), "" if task.settled else colour),
             self._say(f" {self._clean(says)}" if says else "", BAD if task.lost else ""),
         ]
 
