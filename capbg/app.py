@@ -589,6 +589,7 @@ class App:
                 kill_after_s=self.kill_after,
                 max_workers=self.max_workers,
                 watchdog_ns=notify.watchdog_ns(os.environ),
+                tell_tasks=notify.wants_tasks(os.environ),
             )
             for registration in self._waiting.values():
                 core.step(registration, 0)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 from capbg import worker
-from capbg._core import wire
+from capbg._core import teller, wire
 from capbg._core.budget import cpu_limits
 from capbg._core.events import (
     AbandonWorker,
@@ -547,7 +547,7 @@ class Supervisor:
                 self.leaving = status
 
     def _notify(self, text: str) -> None:
-        if not self._notifier.send(text) and not text.startswith("STATUS="):
+        if not self._notifier.send(text) and not text.startswith(("STATUS=", teller.FIELD)):
             self._unsent.append(text)  # a line for people is soon followed by another; this would be missed
 
     def _resend(self) -> None:

@@ -59,6 +59,7 @@ from capbg._core.events import (
 from capbg._core.notices import BEAT_NS, Notices
 from capbg._core.task import Action as RunAction
 from capbg._core.task import Exit, IllegalInputError, Input, Run, State
+from capbg._core.teller import Teller
 from capbg._core.words import NS, AppState, GraceReport, Outcome, Phase, Reason, TaskInfo, TaskState
 from capbg.errors import UnknownTaskError, WrongPhaseError
 
@@ -130,7 +131,13 @@ class Grace:
     """The app's phases and its tasks. ``grace_ns`` and ``kill_after_ns`` are durations."""
 
     def __init__(
-        self, *, grace_ns: int, kill_after_ns: int, max_workers: int | None, watchdog_ns: int | None = None
+        self,
+        *,
+        grace_ns: int,
+        kill_after_ns: int,
+        max_workers: int | None,
+        watchdog_ns: int | None = None,
+        tell_tasks: bool = False,
     ) -> None:
         self.phase = Phase.ACTIVE
         self.reason = Reason.START
@@ -140,6 +147,7 @@ class Grace:
         """What the listeners were last told."""
         self.last_report: GraceReport | None = None
         self.notices = Notices(watchdog_ns)
+        self._teller = Teller() if tell_tasks else None
         self._grace_ns = grace_ns
         self._kill_after_ns = kill_after_ns
         self._max_workers = max_workers
@@ -229,6 +237,8 @@ class Grace:
         instants = [run.due_ns for run in self._alive.values()]
         if self._open:
             instants.append(self._beat_ns)
+            if self._teller is not None:
+                instants.append(self._teller.due_ns)
         first = self._first_queued()
         if first is not None:
             instants.append(first.due_ns)
@@ -478,9 +488,15 @@ class Grace:
         if self._open and now >= self._beat_ns:
             self._beat_ns = now + BEAT_NS
             actions += self._show(now, beat=True)
+        if self._open and self._teller is not None and now >= self._teller.due_ns:
+            actions += map(Notify, self._teller.tell((*self._settled.values(), *self._runs.values()), now))
         return actions
 
     def _end(self, now: int) -> list[Action]:
+        last_words = [] if self._teller is None else map(Notify, self._teller.tell_all(self._settled.values(), now))
+        return [*last_words, *self._report(now)]
+
+    def _report(self, now: int) -> list[Action]:
         self._open = False
         # An app that was resumed while tasks ran reports on the suspension they belonged to.
         reason = Reason.SUSPEND if self.phase is Phase.ACTIVE else self.reason
@@ -587,11 +603,14 @@ def _cause_of_death(run: Run, now: int) -> tuple[Input, str]:
     return Input.EXIT, f"left with exit code {end.exit_code} without a word"
 
 
-def make_grace(*, grace_s: float, kill_after_s: float, max_workers: int | None, watchdog_ns: int | None) -> Grace:
+def make_grace(
+    *, grace_s: float, kill_after_s: float, max_workers: int | None, watchdog_ns: int | None, tell_tasks: bool = False
+) -> Grace:
     """A :class:`Grace` from seconds."""
     return Grace(
         grace_ns=nanoseconds(grace_s),
         kill_after_ns=nanoseconds(kill_after_s),
         max_workers=max_workers,
         watchdog_ns=watchdog_ns,
+        tell_tasks=tell_tasks,
     )

@@ -37,6 +37,11 @@ def watchdog_ns(environ: Mapping[str, str]) -> int | None:
     return int(usec) * 1000
 
 
+def wants_tasks(environ: Mapping[str, str]) -> bool:
+    """Whether the other end of the socket is a rehearsal that wants to hear of each task."""
+    return environ.get("CAPBG_TELL_TASKS") == "1" and bool(environ.get("NOTIFY_SOCKET"))
+
+
 class Notifier:
     """Sends datagrams to ``$NOTIFY_SOCKET`` as it was when this was made; does nothing where there is none."""
 
