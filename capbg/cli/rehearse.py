@@ -1,10 +1,7 @@
 """``capbg rehearse``: its options and words."""
 
-import contextlib
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 
 import click

@@ -81,8 +81,8 @@ class Lines:
 class Rehearsal:
     """Runs one command through a script, once. For the main thread of a program that has no other children.
 
-    ``heard`` gets every entry as it is made, and when the program was started; ``look`` is called with how things stand at every event and ten times a
-    second (None: nobody looks, and nothing wakes up for it).
+    ``heard`` gets every entry as it is made, and when the program was started; ``look`` is called with how things stand
+    at every event and ten times a second (None: nobody looks, and nothing wakes up for it).
     """
 
     def __init__(
@@ -251,6 +251,7 @@ class Rehearsal:
             step = self._steps.popleft()
             self._step_ns = now_ns()
             if step.stop and not self._service.state.stopping:
+                self._stop_ns = now_ns()
                 # No "Say": the step itself is the news.
                 self._enter(Who.SYSTEMD, f"stop asked for, as by systemctl stop ({self._settings_text()})")
                 self._perform(self._service.stop_asked(now_ns(), others=self._tree.others()))
@@ -358,7 +359,7 @@ class Rehearsal:
     def _last_words(self) -> None:
         """What is left in the pipes when all is over."""
         for key in list(self._selector.get_map().values()):
-            if key.fd != self._woken:
+            if key.fd not in {self._woken, self._tree.pidfd}:
                 key.data()
 
     # ------------------------------------------------------------------------------------------------- perform
