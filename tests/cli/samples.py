@@ -226,7 +226,7 @@ def suspension() -> Report:
 def many(number: int = 40) -> Report:
     """So many tasks, every seventh lost."""
     tasks = [
-        task(n, "expired", end=4 + n % 13, reason="its deadline was over")
+        task(n, "expired", end=4 + n % 13, soft=3.4 + n % 13, reason="its deadline was over")
         if n % 7 == 3
         else task(n, end=2.5 + n % 11, start=2 + n % 3)
         for n in range(number)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from capbg.cli.rehearsal.looks import ASIDE, BAD, FAINT, GOOD, STATES, WARN, clean, count, fit, length, task_colour
 from capbg.cli.rehearsal.record import NEVER, Report, TaskSeen, Who
-from capbg.cli.rehearsal.timeline import Left, Window, lowest, most, telling, tick, ticks, time_left, window
+from capbg.cli.rehearsal.timeline import Window, lowest, most, nearest, telling, tick, ticks, time_left, window
 
 TASKS = 40
 """So many have a lane; of more, those that were lost come first."""
@@ -27,6 +27,7 @@ class _Glyphs:
     end: str
     line: str
     bar: str
+    over: str
     spare: str
     mark: str
     below: str
@@ -37,8 +38,8 @@ class _Glyphs:
     more: str
 
 
-UTF8 = _Glyphs("├", "┤", "─", "━", "·", "▼", "╰", "╯", "╷", "▁▂▃▄▅▆▇█", "∞", "…")
-ASCII = _Glyphs("|", "|", "-", "=", ".", "v", "`", "'", "'", "0123456789", "*", "...")
+UTF8 = _Glyphs("├", "┤", "─", "━", "╋", "·", "▼", "╰", "╯", "╷", "▁▂▃▄▅▆▇█", "∞", "…")
+ASCII = _Glyphs("|", "|", "-", "=", "|", ".", "v", "`", "'", "'", "0123456789", "*", "...")
 
 
 class Chart:
@@ -59,8 +60,8 @@ class Chart:
         yield from self._states()
         yield from self._signals()
         yield from self._told()
-        yield from self._left("SIGKILL in", time_left(self._report))
-        yield from self._left("watchdog in", time_left(self._report, watchdog=True))
+        yield from self._left("SIGKILL in", watchdog=False)
+        yield from self._left("watchdog in", watchdog=True)
         shown, rest = telling(self._report.tasks, TASKS)
         for task in shown:
             yield self._task(task)
@@ -145,7 +146,8 @@ class Chart:
             plot = Text("".join(self._glyphs.tick if n in columns else " " for n in range(self._plot)), ASIDE)
             yield self._row("notify", plot, count(len(told), "message"), FAINT)
 
-    def _left(self, label: str, left: list[Left]) -> Iterator[Text]:
+    def _left(self, label: str, *, watchdog: bool) -> Iterator[Text]:
+        left = time_left(self._report, watchdog=watchdog)
         if not left:
             return
         whole = most(left)
@@ -153,7 +155,7 @@ class Chart:
         for column in range(self._plot):
             begin, end = (self._window.begin_ns + span * n // self._plot for n in (column, column + 1))
             plot.append(*self._level(lowest(left, begin, end), whole))
-        least = min(amount for _, amount in left)
+        _, least = nearest(self._report, left, watchdog=watchdog)
         colour = BAD if least == 0 else WARN if least < whole * 0.2 else ""
         yield self._row(label, plot, "no limit" if least >= NEVER else f"least {length(least)}", colour)
 
@@ -173,11 +175,14 @@ class Chart:
             begin = self._column(task.started_ns)
             end = self._column(self._report.ended_ns if task.ended_ns is None else task.ended_ns) + 1
             plot.append(" " * begin)
-            plot.append(self._glyphs.bar * max(1, end - begin), colour)
-            if task.soft_ns is not None and task.soft_ns > self._window.begin_ns:
-                inside = task.soft_ns <= self._window.end_ns
-                spare = self._column(task.soft_ns) - len(plot)
-                plot.append(self._glyphs.spare * spare + self._glyphs.end[: inside and spare >= 0], FAINT)
+            cells = self._glyphs.bar * max(1, end - begin)
+            soft = None if task.soft_ns is None or task.soft_ns > self._window.end_ns else self._column(task.soft_ns)
+            if soft is not None and begin < soft < end - 1:
+                cells = cells[: soft - begin] + self._glyphs.over + cells[soft - begin + 1 :]
+            plot.append(cells, colour)
+            if task.soft_ns is not None and task.soft_ns > (task.ended_ns or self._report.ended_ns):
+                spare = self._plot if soft is None else soft
+                plot.append(self._glyphs.spare * (spare - len(plot)) + self._glyphs.end * (soft is not None), FAINT)
         took = ""
         if task.started_ns is not None and task.ended_ns is not None:
             took = f" {length(task.ended_ns - task.started_ns)}"

@@ -57,10 +57,11 @@ def fit(text: str, cells: int, *, right: bool = False, more: str = "…") -> str
 
 
 def length(ns: int) -> str:
-    """A length of time for a person: ``0.31 s``, ``8.3 s``, ``2 min 05 s``, ``1 h 05 min``; NEVER: ``no limit``."""
+    """A length of time for a person: ``0 s``, ``0.31 s``, ``8.3 s``, ``2 min 05 s``, ``1 h 05 min``; NEVER: ``no limit``."""
     if ns >= NEVER // 2:
         return "no limit"
-    ns = max(0, ns)
+    if ns <= 0:
+        return "0 s"
     if ns < NS * 0.995:
         return f"{ns / NS:.2f} s"
     if ns < NS * 59.95:

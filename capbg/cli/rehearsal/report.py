@@ -93,10 +93,10 @@ def margin(report: Report) -> str:
         return "No deadline was running: nothing would have been killed."
     if report.margin_ns >= NEVER // 2:
         return "Without limit: systemd would have waited for ever."
-    at = "" if report.margin_at_ns is None else f", at {instant(report.seconds(report.margin_at_ns))} s"
+    at = "" if report.margin_at_ns is None else f" at {instant(report.seconds(report.margin_at_ns))} s"
     if report.margin_ns <= 0:
-        return f"None: it was killed{at}."
-    return f"The nearest it came to being killed: {length(report.margin_ns)} left{at}."
+        return f"No margin: it was killed{at}."
+    return f"The nearest it came to being killed: {length(report.margin_ns)} left{at and ','}{at}."
 
 
 def last_line(report: Report) -> str:

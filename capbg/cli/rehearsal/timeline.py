@@ -74,11 +74,18 @@ def time_left(report: Report, *, watchdog: bool = False) -> list[Left]:
     left: list[Left] = []
     for step, following in zip(steps, [*(step.at_ns for step in steps[1:]), until], strict=False):
         begin, end = step.at_ns, min(following, until)
-        if begin < since or begin > until:
-            continue
+        if begin < since or begin > until or (left and begin == until):
+            continue  # what the kill itself brings with it is no patience any more
         for at_ns in (begin, max(begin, end)):
             left.append((at_ns, NEVER if step.until_ns >= NEVER else max(0, step.until_ns - at_ns)))
     return left
+
+
+def nearest(report: Report, left: Sequence[Left], *, watchdog: bool = False) -> Left:
+    """When the least was left, and how much: of the kill, what the report says itself."""
+    if not watchdog and report.margin_ns is not None and report.margin_at_ns is not None:
+        return report.margin_at_ns, report.margin_ns
+    return min(left, key=lambda each: each[1])
 
 
 def lowest(left: Sequence[Left], begin_ns: int, end_ns: int) -> int | None:
