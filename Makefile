@@ -18,9 +18,9 @@ $(BENCH): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch $@
 
-# A kiosk with photos left to upload is told to stop, and everything is looked at afterwards.
+# The kiosk is rehearsed: told to stop with photos left to upload, and what came of it is looked at. ARGS=--printer-hangs...
 demo: $(STAMP)
-	$(BIN)/python examples/demo.py
+	$(BIN)/python examples/demo.py $(ARGS)
 
 # The whole suite, by two processes. One file or one test: make test ARGS="tests/e2e/test_phases.py -k suspend"
 test: $(STAMP)

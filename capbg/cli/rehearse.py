@@ -1,5 +1,6 @@
 """``capbg rehearse``: its options and words."""
 
+import math
 import signal
 import sys
 from pathlib import Path
@@ -17,23 +18,8 @@ LOST, UNUSABLE = 1, 2
 """Exit statuses: something was lost; nothing could be rehearsed."""
 
 
-class Seconds(click.ParamType):
-    """Seconds as a number, or ``infinity``."""
-
-    name = "seconds"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number."""
-        try:
-            found = float(str(value).removesuffix("s"))
-        except ValueError:
-            found = -1.0
-        if not found >= 0:
-            self.fail(f"{value!r} is no number of seconds: write 90, 0.5 or infinity", param, ctx)
-        return found
-
-
-SECONDS = Seconds()
+SECONDS = click.FloatRange(min=0)
+"""``inf`` is a number of seconds, too: no limit."""
 
 
 @click.command(no_args_is_help=True)
@@ -162,6 +148,8 @@ def rehearse(  # noqa: PLR0917 - click calls it by keywords
             chosen = script.parse(steps)
         except script.ScriptError as error:
             raise click.BadParameter(str(error), param_hint="'--script'") from None
+    if any(map(math.isnan, (after, stop_timeout, start_timeout, abort_timeout or 0.0, watchdog))):
+        raise click.UsageError("'nan' is no number of seconds: write 90, 0.5 or inf")
     if svg is not None and not svg.parent.is_dir():
         raise click.BadParameter(f"there is no folder {str(svg.parent)!r} to write it into", param_hint="'--svg'")
     try:
