@@ -27,6 +27,7 @@ from capbg.cli.rehearsal.record import (
     ProcessSeen,
     Report,
     Settings,
+    SignalSent,
     Span,
     TaskSeen,
     Tone,
@@ -111,6 +112,8 @@ class Rehearsal:
         self._span: tuple[str, int] = ("start", 0)
         self._deadlines: list[DeadlineSet] = []
         self._kill_from_ns = 0
+        self._watchdog_from_ns = 0
+        self._signals: list[SignalSent] = []
         self._killed: dict[int, ProcessSeen] = {}
         self._evidence = diagnosis.Evidence()
         self._margin: tuple[int, int] | None = None
@@ -267,6 +270,7 @@ class Rehearsal:
             self._evidence.suspension_asked = True
         alive = self._tree.send(signum, main=True, others=False, wake=False)
         who = f"process {self._tree.main_pid}" if alive else "nobody: the main process is gone"
+        self._signals.append(SignalSent(now_ns(), signum.name, "main process, by hand" if alive else "nobody"))
         self._enter(Who.SYSTEMD, f"{signum.name} to {who}, by hand")
 
     # ---------------------------------------------------------------------------------------------------- hear
@@ -395,6 +399,7 @@ class Rehearsal:
         others = len(alive) - bool(main)
         count = "" if not others else f"{others} other{'s' if others > 1 else ''}" if main else _processes(others)
         whom = " and ".join(filter(None, (main, count))) or "nobody"
+        self._signals.append(SignalSent(now_ns(), send.signum.name, whom.replace(main, "main process", 1)))
         behind = "" if send.signum is signal.SIGKILL else ", SIGCONT behind it"
         self._enter(Who.SYSTEMD, f"{send.signum.name} to {whom}{behind}", Tone.BAD if not behind else Tone.PLAIN)
 
@@ -429,8 +434,11 @@ class Rehearsal:
             self._kill_from_ns = now
             if service.state.stopping:
                 self._deadlines.append(DeadlineSet(now, service.until_ns, service.timer_why))
-        if service.watchdog_ns != watchdog_ns and service.state.stopping and service.watchdog_ns is not None:
-            self._deadlines.append(DeadlineSet(now, service.watchdog_ns, "watchdog"))
+        if service.watchdog_ns != watchdog_ns:
+            self._watchdog_from_ns = now
+            if service.state.stopping:
+                until = NEVER if service.watchdog_ns is None else service.watchdog_ns
+                self._deadlines.append(DeadlineSet(now, until, "watchdog", watchdog=True))
 
     def _note_margin(self) -> None:
         """How near the kill is just now, in the part of a stop in which systemd waits for the program."""
@@ -466,6 +474,8 @@ class Rehearsal:
                 next_step_ns=found[1] if found else None,
                 tasks=tuple(self._tasks.values()),
                 entries=tuple(self._entries),
+                stop_ns=self._stop_ns,
+                watchdog_from_ns=None if service.watchdog_ns is None else self._watchdog_from_ns,
             )
         )
 
@@ -504,6 +514,7 @@ class Rehearsal:
             spans=tuple(self._spans),
             deadlines=tuple(self._deadlines),
             entries=tuple(self._entries),
+            signals=tuple(self._signals),
         )
 
 
