@@ -108,6 +108,7 @@ class Rehearsal:
         self._entries: list[Entry] = []
         self._output_lines = 0
         self._tasks: dict[str, TaskSeen] = {}
+        self._earlier: list[TaskSeen] = []
         self._spans: list[Span] = []
         self._span: tuple[str, int] = ("start", 0)
         self._deadlines: list[DeadlineSet] = []
@@ -338,6 +339,9 @@ class Rehearsal:
         for task in tasks:
             before = self._tasks.get(task.id)
             self._tasks[task.id] = task
+            if before is not None and before.settled and before != task:
+                self._earlier.append(before)  # an earlier grace period's: the program was suspended, and came back
+                before = None
             if before is not None and before.state == task.state:
                 continue
             if task.state in {"acknowledged", "leaving", "dying"}:
@@ -488,7 +492,7 @@ class Rehearsal:
                 evidence=self._evidence,
                 service=service,
                 settings=self._settings,
-                tasks=tuple(self._tasks.values()),
+                tasks=(*self._earlier, *self._tasks.values()),
                 killed=tuple(self._killed.values()),
                 stop_ns=self._stop_ns,
                 began_ns=self._began_ns,
@@ -510,7 +514,7 @@ class Rehearsal:
             lost=lost,
             advice=advice,
             killed=tuple(self._killed.values()),
-            tasks=tuple(self._tasks.values()),
+            tasks=(*self._earlier, *self._tasks.values()),
             spans=tuple(self._spans),
             deadlines=tuple(self._deadlines),
             entries=tuple(self._entries),
