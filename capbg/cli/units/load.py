@@ -55,6 +55,8 @@ class Unit:
     """All that systemd takes, in order, also what is overridden later."""
     findings: tuple[Finding, ...] = ()
     """What systemd would log and ignore."""
+    installed: bool = False
+    """It lies in the load path: what it names is looked for on this machine."""
     masked: bool = False
     """The file is empty, or a link to /dev/null: systemd refuses to start it."""
 
@@ -110,22 +112,22 @@ def load(unit: str | Path, *, user: bool = False) -> Unit:
     given = Path(unit)
     if "/" in str(unit) or given.is_file():
         name, path = given.name, _beside(given)
-        if path.parent.resolve() not in [folder.resolve() for folder in folders]:
-            folders = [path.parent]
+        installed = path.parent.resolve() in [folder.resolve() for folder in folders]
+        folders = folders if installed else [path.parent]
     else:
         name = str(unit) if "." in given.name else f"{unit}.service"
-        path = _look_up(_service_name(name), folders)
+        path, installed = _look_up(_service_name(name), folders), True
     _service_name(name)
     if not os.access(path, os.R_OK):
         raise UnitFileError(f"{path} cannot be read: permission denied; try it as root")
     if path.resolve() == Path("/dev/null") or path.stat().st_size == 0:
-        return Unit(name, path, user, masked=True)
+        return Unit(name, path, user, installed=installed, masked=True)
     reading = _Reading()
     reading.add(path)
     drop_ins = tuple(_drop_ins(name, path, folders))
     for drop_in in drop_ins:
         reading.add(drop_in)
-    return Unit(name, path, user, drop_ins, tuple(reading.settings), tuple(reading.findings))
+    return Unit(name, path, user, drop_ins, tuple(reading.settings), tuple(reading.findings), installed)
 
 
 def load_path(*, user: bool = False, environ: Mapping[str, str] = os.environ) -> list[Path]:
