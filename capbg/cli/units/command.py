@@ -47,7 +47,7 @@ class Command:
     folder: Path | None
     """Where it has to be started; None: anywhere."""
     places: tuple[Path, ...]
-    """Files and directories it certainly reads: the program, what that is a link to, its interpreter, its scripts."""
+    """Where it has to get to: the program, what that is a link to, its interpreter, the paths among its arguments."""
     doubts: tuple[str, ...]
     """Sentences for the person: it works, but."""
 
@@ -103,8 +103,8 @@ def look_up(words: Sequence[str], *, folder: Path, search: str) -> Command:
             f"have; name the program itself: `pyenv which {name}`, `asdf which {name}`"
         )
     start_in = folder if _is_module_here(program, arguments, folder) else None
-    files = [Path(word) for word in arguments if word.startswith("/") and Path(word).is_file()]
-    places = [place for path in (Path(program), *files) for place in _leads_to(path)]
+    named = [Path(word) for word in arguments if word.startswith("/") and os.path.exists(word)]
+    places = [place for path in (Path(program), *named) for place in _leads_to(path)]
     if start_in is not None:
         places.append(start_in)
     return Command((program, *arguments), tuple(moved), start_in, tuple(dict.fromkeys(places)), tuple(doubts))

@@ -13,21 +13,14 @@ from collections.abc import Callable, Iterator
 from capbg._core.budget import seconds_from_environment
 from capbg.errors import InvalidEnvironmentError
 
-from . import proc, values
+from . import proc
 from .findings import Finding, Level
-from .load import Unit, UnitFileError, load
+from .load import UnitFileError, load
 from .proc import Process, ProcessError
+from .rules.facts import KILL_AFTER_S, LEAVING_S, stop_timeout
+from .rules.wrappers import SHELLS, Wrapper, wrapper
 
-__all__ = ["ProcessError", "check_process", "is_user_unit", "unit_of"]
-
-SHELLS = frozenset("ash bash busybox csh dash fish ksh mksh sh tcsh yash zsh".split())  # noqa: SIM905
-RUNNERS = frozenset(
-    (
-        *("conda", "dbus-run-sessi", "docker", "flock", "hatch", "npm", "npx", "pipenv", "pnpm", "podman", "poetry"),
-        *("runuser", "script", "su", "sudo", "systemd-inhibit", "timeout", "tox", "unbuffer", "uv", "xvfb-run", "yarn"),
-    )
-)
-"""Programs that stay and run the real one as a child; names as the kernel keeps them, 15 bytes at most."""
+__all__ = ["ProcessError", "check_process", "is_user_unit", "service_in", "unit_of"]
 
 APP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGCONT, signal.SIGRTMAX - 2})
 """What an entered capbg.App catches (capbg/_os/signals.py): all five together are its mark."""
@@ -36,8 +29,6 @@ FILES_LOW, FILES_NONE = 32, 3
 """A worker takes about three descriptors to start: this many left are for ten tasks, and for not even one."""
 PROCESSES_LOW = 8
 MEMORY_LOW = 32 << 20
-KILL_AFTER_S = 2
-"""From a task's deadline to its SIGKILL, unless the program says otherwise: App(kill_after=...)."""
 
 Rule = Callable[[Process], Iterator[Finding]]
 
@@ -69,7 +60,7 @@ def unit_of(pid: int) -> str | None:
     Raises:
         ProcessError: there is no such process.
     """
-    return _unit_name(proc.cgroup_of(pid)) if _is_here(pid) else None
+    return service_in(proc.cgroup_of(pid)) if _is_here(pid) else None
 
 
 def is_user_unit(pid: int) -> bool:
@@ -89,8 +80,8 @@ def _is_here(pid: int) -> bool:
         return True  # closed to us: the same, as far as can be seen
 
 
-def _unit_name(cgroup: str) -> str | None:
-    """The innermost unit of a cgroup path: below it a service may have cgroups of its own (Delegate=)."""
+def service_in(cgroup: str) -> str | None:
+    """Return the service that a cgroup path lies in; below its own a service may have others (Delegate=)."""
     for part in reversed(cgroup.split("/")):
         name = part.removeprefix("_")  # systemd's escape for names that the kernel has taken, cg_escape()
         if name.endswith((".service", ".scope")):
@@ -143,7 +134,7 @@ def _is_taken(process: Process, number: int) -> bool:
         return False
     waits = any(number in thread.waited_for for thread in process.threads)
     by_descriptor = number in (process.signalfd or ()) and all(number in thread.blocked for thread in process.threads)
-    return waits or by_descriptor or (number in process.caught and not _is_deaf(process, number))
+    return waits or by_descriptor or number in process.caught
 
 
 def _told(process: Process) -> Iterator[Finding]:
@@ -151,7 +142,18 @@ def _told(process: Process) -> Iterator[Finding]:
     if _is_wrapper(process):
         return
     error = Level.ERROR
-    if _is_deaf(process, signal.SIGTERM):
+    if _is_deaf(process, signal.SIGTERM) and signal.SIGTERM in process.caught:
+        # A program that stops itself with SIGSTOP keeps signals out meanwhile, as a suspended capbg app does.
+        if process.state != "T":
+            yield _finding(
+                process,
+                Level.WARNING,
+                "sigterm",
+                what=f"SIGTERM is caught, and at this moment blocked in {_all_threads(process)}",
+                why="If that lasts, nobody hears of a stop: it is waited for until TimeoutStopSec=, then killed.",
+                fix="Look again: for a moment it is good practice. If it stays so, unblock it in the main thread.",
+            )
+    elif _is_deaf(process, signal.SIGTERM):
         sent = signal.SIGTERM in process.pending
         yield _finding(
             process,
@@ -201,8 +203,13 @@ def _is_python(process: Process) -> bool:
     return (process.program or "").rpartition("/")[2].startswith(("python", "pypy"))
 
 
+def _runner(process: Process) -> Wrapper | None:
+    """What it is by its command line, as long as it has a child."""
+    return wrapper(process.command) if process.children and process.command and not _is_shell(process) else None
+
+
 def _is_wrapper(process: Process) -> bool:
-    return bool(process.children) and (_is_shell(process) or process.name in RUNNERS)
+    return bool(process.children) and (_is_shell(process) or _runner(process) is not None)
 
 
 def _wrapper(process: Process) -> Iterator[Finding]:
@@ -210,14 +217,14 @@ def _wrapper(process: Process) -> Iterator[Finding]:
     if not _is_wrapper(process):
         return
     kept = _listed([f"{child.name} ({child.pid})" for child in process.children])
-    if not _is_shell(process):
+    if runner := _runner(process):
         yield _finding(
             process,
             Level.WARNING,
             "wrapper",
-            what=f"{process.name} stays and runs {kept}",
-            why=f"The stop and the watchdog are addressed to {process.name}; what becomes of the signal is its affair.",
-            fix=f"Start the program itself, without {process.name} around it.",
+            what=f"{runner.name} stays and runs {kept}",
+            why=f"The stop and the watchdog are addressed to {runner.name}, which {runner.manner.value}.",
+            fix=runner.fix,
         )
     elif _is_taken(process, signal.SIGTERM):
         yield _finding(
@@ -344,7 +351,7 @@ def _notify(process: Process) -> Iterator[Finding]:
         return
     app = _is_app(process)
     if not environment.get("NOTIFY_SOCKET"):
-        if _unit_name(process.cgroup) is not None:
+        if service_in(process.cgroup) is not None:
             yield _finding(
                 process,
                 Level.WARNING if app else Level.NOTE,
@@ -386,7 +393,7 @@ def _addressed(process: Process) -> Iterator[Finding]:
             fix="Let systemd start the program itself: no shell and no runner around it.",
         )
     started = environment.get("SYSTEMD_EXEC_PID", "")
-    unit = _unit_name(process.cgroup)
+    unit = service_in(process.cgroup)
     if started.isdecimal() and started != me and unit is not None and _shares_cgroup(int(started), process):
         yield _finding(
             process,
@@ -506,7 +513,7 @@ def _worker(process: Process) -> Iterator[Finding]:
 
 
 def _unit(process: Process) -> Iterator[Finding]:
-    name = _unit_name(process.cgroup)
+    name = service_in(process.cgroup)
     if name is None:
         yield _finding(
             process,
@@ -544,31 +551,23 @@ def _is_users(process: Process) -> bool:
 
 def _grace(process: Process) -> Iterator[Finding]:
     """CAPBG_GRACE as the process was started with, against the unit as it is now."""
-    name = _unit_name(process.cgroup)
+    name = service_in(process.cgroup)
     text = (process.environment or {}).get("CAPBG_GRACE")
     if name is None or text is None or process.same_namespace is False:
         return
     # What cannot be read is reported by the check of the unit; there is nothing to compare with then.
     with contextlib.suppress(UnitFileError, InvalidEnvironmentError, ValueError):
         grace = seconds_from_environment(text, "CAPBG_GRACE")
-        timeout = _stop_timeout(load(name, user=_is_users(process)))
-        if timeout < grace + KILL_AFTER_S:
+        _, timeout = stop_timeout(load(name, user=_is_users(process)))
+        if timeout < grace + KILL_AFTER_S + LEAVING_S:
             yield _finding(
                 process,
                 Level.WARNING,
                 "grace",
                 what=f"its grace period is {grace:g} s (CAPBG_GRACE), and {name} waits {timeout:g} s",
                 why="Beyond that only extensions keep it alive, and a daemon-reload forgets them: then it is killed.",
-                fix=f"TimeoutStopSec={math.ceil(grace) + KILL_AFTER_S + 10} in its unit; systemctl daemon-reload",
+                fix=f"TimeoutStopSec={math.ceil(grace + KILL_AFTER_S + LEAVING_S)} in its unit.",
             )
-
-
-def _stop_timeout(unit: Unit) -> float:
-    """TimeoutStopSec=, or TimeoutSec=, whichever comes last; 0 means none."""
-    found = [
-        each for each in unit.settings if each.key in {"TimeoutStopSec", "TimeoutSec"} and each.section == "Service"
-    ]
-    return (values.span(found[-1].value) or math.inf) if found and found[-1].value else 90.0
 
 
 def _unseen(process: Process) -> Iterator[Finding]:

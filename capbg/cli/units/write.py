@@ -15,6 +15,10 @@ from pathlib import Path
 from capbg.errors import OperatorError
 
 from .command import HOMES, TEMPORARY, Command, exec_start, quoted
+from .findings import Finding, Level
+from .load import Unit
+from .rules import check_unit
+from .syntax import parse
 
 DEFAULT_GRACE_S = 180.0
 USER_GRACE_S = 108.0
@@ -110,11 +114,25 @@ def write(wish: Wish) -> Written:
 
     Raises:
         CommandError: the command cannot stand in a unit.
-        UnusableError: the program cannot be reached in the way it would have to be.
+        UnusableError: a shell or a runner would stand between systemd and the program, or it cannot be reached.
     """
     warnings = [*wish.command.doubts, *_warnings(wish)]
-    sections = [_head(wish), _unit(wish), _service(wish, warnings), _install(wish)]
-    return Written("\n".join(sections), tuple(warnings))
+    text = "\n".join([_head(wish), _unit(wish), _service(wish, warnings), _install(wish)])
+    for finding in _judged(text, wish):
+        sentence = f"{finding.what}: {finding.why} {finding.fix}"
+        if finding.rule == "wrapper":
+            raise UnusableError(sentence)
+        if finding.rule != "stop-cap":  # told above, with the numbers
+            warnings.append(sentence)
+    return Written(text, tuple(warnings))
+
+
+def _judged(text: str, wish: Wish) -> list[Finding]:
+    """What `capbg check` has against the unit, notes left out."""
+    name = f"{wish.name}.service"
+    settings, findings = parse(text.encode(), name)
+    unit = Unit(name, Path(name), wish.user, settings=tuple(settings), findings=tuple(findings), installed=True)
+    return [finding for finding in check_unit(unit) if finding.level is not Level.NOTE]
 
 
 def number(value: float) -> str:
