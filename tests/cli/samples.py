@@ -233,7 +233,7 @@ def many(number: int = 40) -> Report:
     ]
     lost = [f"{each.name} was lost: {each.reason}." for each in tasks if each.lost]
     return report(
-        end=17, result="exit-code", status=75, margin=(7.5, 9.0), lost=lost, tasks=tasks, deadlines=extensions(2, 17)
+        end=17, result="exit-code", status=75, margin=(9.0, 9.0), lost=lost, tasks=tasks, deadlines=extensions(2, 17)
     )
 
 

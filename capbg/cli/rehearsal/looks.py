@@ -57,7 +57,7 @@ def fit(text: str, cells: int, *, right: bool = False, more: str = "…") -> str
 
 
 def length(ns: int) -> str:
-    """A length of time for a person: ``0 s``, ``0.31 s``, ``8.3 s``, ``2 min 05 s``, ``1 h 05 min``; NEVER: ``no limit``."""
+    """A length of time for a person: ``0.31 s``, ``8.3 s``, ``2 min 05 s``, ``1 h 05 min``; NEVER: ``no limit``."""
     if ns >= NEVER // 2:
         return "no limit"
     if ns <= 0:

@@ -84,7 +84,8 @@ def _style(colours: dict[str, str]) -> str:
     named = "".join(
         f".{name}{{fill:{colour}}}.line-{name}{{stroke:{colour};fill:none}}" for name, colour in colours.items()
     )
-    return f"text{{fill:{colours['ink']}}}.sheet{{fill:{colours['page']};stroke:{colours['grid']}}}{named}"
+    halo = f".halo{{stroke:{colours['page']};stroke-width:3px;paint-order:stroke}}"
+    return f"text{{fill:{colours['ink']}}}{halo}.sheet{{fill:{colours['page']};stroke:{colours['grid']}}}{named}"
 
 
 STYLE = (
@@ -213,7 +214,9 @@ class _Picture:
                 points=[svg.Point(_round(x + dx), y + dy) for dx, dy in ((-4, 2), (4, 2), (0, 10))], class_=[colour]
             )
             side: Side = "start" if on_right else "end"
-            words = _words(x + 6 if on_right else x - 6, y + 11, shown, "small", colour, anchor=side, whole=name)
+            words = _words(
+                x + 6 if on_right else x - 6, y + 11, shown, "small", "halo", colour, anchor=side, whole=name
+            )
             self._elements += [anchor, words]
         if left_out:
             self._beside(f"+{left_out} more", "faint", down=12)
@@ -251,16 +254,8 @@ class _Picture:
         self._y = bottom + 14
 
     def _tasks(self) -> None:
-        tasks = self._report.tasks
-        if not tasks:
-            return
-        shown, rest = telling(tasks, TASKS)
-        for task in shown:
+        for task in telling(self._report.tasks, TASKS)[0]:
             self._task(task)
-            self._y += 20
-        if rest:
-            lost = sum(task.lost for task in rest)
-            self._text(LEFT, f"+{len(rest)} more, {lost} of them lost", "faint", down=14)
             self._y += 20
 
     def _task(self, task: TaskSeen) -> None:
@@ -286,7 +281,7 @@ class _Picture:
                 x=_round(begin), y=self._y + 4, width=_round(max(2, end - begin)), height=12, rx=2, class_=[colour]
             )
             self._elements.append(_with_tooltip(f"{task.name}: {task.state}{took} {task.reason}", bar))
-            for instant_ns, mark in ((task.soft_ns, "warn"), (task.hard_ns, "bad")):
+            for instant_ns, mark in ((task.soft_ns, "ink"), (task.hard_ns, "bad")):
                 if instant_ns is not None and self._window.begin_ns <= instant_ns <= self._window.end_ns:
                     x = _round(self._x(instant_ns) - 1)
                     self._elements.append(svg.Rect(x=x, y=self._y + 2, width=2, height=16, class_=[mark]))
@@ -295,8 +290,14 @@ class _Picture:
     def _footing(self) -> None:
         report = self._report
         self._y += 4
+        rest = telling(report.tasks, TASKS)[1]
+        if rest:
+            self._text(
+                EDGE, f"+{len(rest)} more tasks, {sum(task.lost for task in rest)} of them lost", "faint", down=14
+            )
+            self._y += 22
         if any(task.started_ns is not None for task in report.tasks):
-            for x, name, colour in ((LEFT, "deadline", "warn"), (LEFT + 90, "killed at the latest", "bad")):
+            for x, name, colour in ((LEFT, "deadline", "ink"), (LEFT + 90, "killed at the latest", "bad")):
                 self._elements.append(svg.Rect(x=x, y=self._y, width=2, height=12, class_=[colour]))
                 self._text(x + 8, name, "small", "faint", size=SMALL, down=10)
             self._y += 22

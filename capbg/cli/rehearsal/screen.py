@@ -6,11 +6,12 @@ Only the rows that are shown are built: the number of tasks and entries costs ne
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -120,10 +121,11 @@ class _Drawing:
         since, what = (now.began_ns, "since the start") if now.stop_ns is None else (now.stop_ns, "since the stop")
         facts = [f"{length(now.now_ns - since)} {what}", count(now.processes, "process", "processes")]
         facts += [f"main PID {now.main_pid}"] * bool(now.main_pid)
+        free = self.width - cell_len(now.state + word) - 2
         yield [
             self._say(now.state, f"bold {colour}"),
             self._say(f"  {word}", colour),
-            *(self._say(self._dot + fact) for fact in facts),
+            *(self._say(fact) for fact in _as_fit((self._dot + fact for fact in facts), free)),
         ]
         yield self._limit(self._patience(), now.kill_from_ns, now.kill_ns)
         if now.watchdog_ns is not None:
@@ -176,10 +178,9 @@ class _Drawing:
         for task in shown:
             yield self._task(task, name_cells, bar_cells)
         if rest:
-            states = Counter(task.state for task in rest).most_common()
-            yield [
-                self._say(f"+{len(rest)} more: " + ", ".join(f"{number} {state}" for state, number in states), FAINT)
-            ]
+            more, states = f"+{len(rest)} more", Counter(task.state for task in rest).most_common()
+            parts = (f"{',' if index else ':'} {number} {state}" for index, (state, number) in enumerate(states))
+            yield [self._say(more + "".join(_as_fit(parts, self.width - len(more))), FAINT)]
 
     def _task(self, task: TaskSeen, name_cells: int, bar_cells: int) -> Row:
         colour = task_colour(task)
@@ -246,6 +247,15 @@ class _Drawing:
     @property
     def _dot(self) -> str:
         return ", " if self.options.ascii_only else " · "
+
+
+def _as_fit(parts: Iterable[str], cells: int) -> Iterator[str]:
+    """The first of ``parts``, as many as fit into ``cells`` columns whole."""
+    for part in parts:
+        cells -= cell_len(part)
+        if cells < 0:
+            return
+        yield part
 
 
 def _foremost(tasks: Sequence[TaskSeen], number: int) -> tuple[list[TaskSeen], list[TaskSeen]]:

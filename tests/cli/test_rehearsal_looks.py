@@ -1,0 +1,391 @@
+"""What a rehearsal looks like: on a real terminal (a pty, read by pyte), as lines, report, JSON and picture."""
+
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pyte
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from capbg.cli.rehearsal import picture, report
+from capbg.cli.rehearsal.chart import Chart
+from capbg.cli.rehearsal.lines import Lines
+from capbg.cli.rehearsal.record import Entry, Report, Who
+from tests.cli import samples
+
+ROOT = Path(__file__).parents[2]
+DRAWER = """
+import sys
+from rich.console import Console
+from capbg.cli.rehearsal.screen import Screen
+from tests.cli import samples
+
+print("before", flush=True)
+with Screen(Console()) as screen:
+    for turn, line in enumerate(sys.stdin):
+        if line == "raise\\n":
+            raise KeyboardInterrupt
+        number = int(line)
+        screen.show(samples.busy(number) if number >= 0 else samples.now(entries=samples.odd().entries))
+        print(end=f"\\x1b]2;{turn}\\x07", flush=True)  # the window's title: this drawing is whole
+print("after", flush=True)
+"""
+
+
+class Terminal:
+    """A terminal with a program on it that draws a look at so many tasks for each line of its standard input."""
+
+    def __init__(self, columns: int, rows: int, **environ: str) -> None:
+        self.screen = pyte.Screen(columns, rows)
+        self.raw = b""
+        self._stream = pyte.ByteStream(self.screen)
+        self._turn = 0
+        self._fd, theirs = pty.openpty()
+        self.resize(columns, rows)
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environ = {"PATH": os.environ["PATH"], "PYTHONPATH": path, "TERM": "xterm-256color", **environ}
+        command = [sys.executable, "-c", DRAWER]
+        try:
+            self._program = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=theirs,
+                stderr=subprocess.DEVNULL,
+                env=environ,
+                cwd=ROOT,
+                bufsize=0,
+            )
+        finally:
+            os.close(theirs)
+
+    def resize(self, columns: int, rows: int) -> None:
+        """As if the window was dragged."""
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.screen.resize(rows, columns)
+
+    def show(self, number: int) -> list[str]:
+        """Have so many tasks drawn (-1: what is odd); the rows of the terminal."""
+        self._order(f"{number}\n")
+        while self.screen.title != str(self._turn):
+            self._feed(os.read(self._fd, 65536))
+        self._turn += 1
+        return list(self.screen.display)
+
+    def end(self, order: str = "") -> list[str]:
+        """No more orders, or one that makes it fail: the rows when it is gone."""
+        self._order(order)
+        assert self._program.stdin is not None
+        self._program.stdin.close()
+        try:
+            while data := os.read(self._fd, 65536):
+                self._feed(data)
+        except OSError as error:
+            assert error.errno == 5  # noqa: PT017 - EIO: nobody has the other end any more
+        return list(self.screen.display)
+
+    def _order(self, order: str) -> None:
+        assert self._program.stdin is not None
+        self._program.stdin.write(order.encode())
+
+    def _feed(self, data: bytes) -> None:
+        self.raw += data
+        self._stream.feed(data)
+
+    def close(self) -> None:
+        """Kill it if it is still there, and reap it."""
+        self._program.kill()
+        self._program.communicate()
+        os.close(self._fd)
+
+
+Terminals = Callable[..., Terminal]
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminals]:
+    """Opens terminals that are closed at the end, whatever happens."""
+    opened: list[Terminal] = []
+
+    def open_one(columns: int, rows: int, **environ: str) -> Terminal:
+        opened.append(Terminal(columns, rows, **environ))
+        return opened[-1]
+
+    yield open_one
+    for each in opened:
+        each.close()
+
+
+def test_screen_says_it_all_and_leaves_the_terminal_clean(terminal: Terminals) -> None:
+    """State, limits, status, each kind of task, the next step and the latest entry are drawn; then it is as before."""
+    one = terminal(80, 30)
+    rows = one.show(7)
+    text = "\n".join(rows)
+    for expected in (
+        "capbg rehearse -- python examples/kiosk.py",
+        r"stop-sigterm +told to stop · 3\.0 s since the stop · 8 processes · main PID 4711",
+        r"SIGKILL in 8\.1 s +━+.* of 10\.0 s",
+        r"watchdog in 1\.0 s +━+.* of 4\.0 s",
+        r"status  backgrounded: 2 of 5 tasks finished, upload 40 %, 12 s left",
+        r"upload +running +━+.* 40 % 17\.0 s left +part 3 of 7",
+        r"thumbnails +expiring +━+ +killed in 1\.5 s",
+        r"mail +finished +━+ +100 % took 1\.2 s",
+        r"report +failed +━+ +took 2\.1 s +OSError: disk full",
+        r"next +SIGCONT in 1\.2 s",
+    ):
+        assert re.search(expected, text), (expected, text)
+    last = [row for row in rows if row.strip()][-1]
+    assert ["+4.97", "program", "line", "39"] == last.split()
+    assert one.screen.cursor.hidden
+    end = one.end()
+    assert not one.screen.cursor.hidden
+    assert one.raw.rstrip().endswith(b"after")
+    assert one.raw.rindex(b"\x1b[?1049h") < one.raw.rindex(b"\x1b[?1049l") < one.raw.rindex(b"after"), end
+
+
+def test_screen_gives_the_terminal_back_after_an_exception(terminal: Terminals) -> None:
+    """Ctrl-C in the middle of it: the cursor is there again, and the other screen is left."""
+    one = terminal(80, 24)
+    one.show(3)
+    assert one.screen.cursor.hidden
+    one.end("raise\n")
+    assert not one.screen.cursor.hidden
+    assert one.raw.rindex(b"\x1b[?1049h") < one.raw.rindex(b"\x1b[?1049l")
+
+
+def test_screen_fits_every_size_and_survives_a_resize(terminal: Terminals) -> None:
+    """From 60 × 10 to 250 × 70, up to 2000 tasks: the head stays in its place, the latest stays visible, no ruins."""
+    one = terminal(250, 70)
+    for columns, rows, number in (
+        (250, 70, 2000),
+        (60, 10, 40),
+        (80, 24, 12),
+        (100, 5, 0),
+        (200, 50, 2000),
+        (60, 10, 3),
+    ):
+        one.resize(columns, rows)
+        display = one.show(number)
+        shown = "\n".join(display)
+        head = 1 if rows >= 18 else 0
+        assert display[head].startswith("stop-sigterm  told to stop"), (columns, rows, shown)
+        assert 1 == shown.count("told to stop"), shown
+        assert 1 == shown.count("status  backgrounded"), shown
+        names = sum(bool(re.match(r"(upload|thumbnails|mail|report|index|照|log|task-)", row)) for row in display)
+        more = re.search(r"^\+(\d+) more: \d+ ", shown, re.MULTILINE)
+        assert number == names + (int(more[1]) if more else 0), (columns, rows, shown)
+        if rows > 5:
+            assert "line 39" in shown, (columns, rows, shown)
+
+
+def test_screen_is_not_obeyed_by_what_a_program_says(terminal: Terminals) -> None:
+    """Escapes and line ends of a status or an output are spelt out: they colour nothing, move nothing."""
+    one = terminal(120, 24)
+    rows = one.show(-1)
+    assert any(r"\x1b[31mred\x1b[0m\rback\n<b>&amp; ünïcode" in row for row in rows), rows
+    assert b"\x1b[31mred" not in one.raw
+    assert 1 == sum("told to stop" in row for row in rows), rows
+
+
+def test_screen_is_plain_where_it_has_to_be(terminal: Terminals) -> None:
+    """NO_COLOR takes all colour away; an encoding without bars gets bars of ASCII, and what it cannot say spelt out."""
+    plain = terminal(80, 24, NO_COLOR="1")
+    plain.show(7)
+    assert not re.search(rb"\x1b\[[0-9;]*(3[0-9]|38;5;\d+)m", plain.raw), plain.raw
+    ascii_only = terminal(80, 24, PYTHONIOENCODING="ascii")
+    rows = ascii_only.show(7)
+    ascii_only.raw.decode("ascii")
+    assert any(re.match(r"SIGKILL in 8\.1 s +--+ ", row) for row in rows), rows
+    assert any(row.startswith(r"\u7167") for row in rows), rows
+
+
+def test_lines_are_one_for_each_entry_in_columns_that_never_move() -> None:
+    """Time, who and text, nothing else; no entry is written twice, whatever it says it stays one line."""
+    written: list[str] = []
+    lines = Lines(written.append)
+    kiosk = samples.kiosk().entries
+    lines.show(samples.now(entries=kiosk[:3]))
+    lines.show(samples.now(entries=kiosk[:4]))
+    assert [
+        "    +0.00  systemd  started: PID 4711",
+        "    +0.10  program  kiosk: 12 photos to go",
+        "    +0.60  notify   READY=1",
+        "    +2.00  systemd  SIGTERM to the main process, then SIGCONT",
+    ] == written
+    quoted = Entry(samples.at(100), Who.NOTIFY, "asks for 10 s more", fields={"EXTEND_TIMEOUT_USEC": "10000000"})
+    lines.entry(quoted, samples.BEGAN)
+    assert "  +100.00  notify   asks for 10 s more  EXTEND_TIMEOUT_USEC=10000000" == written[-1]
+    for entry in samples.odd().entries:
+        lines.entry(entry, samples.BEGAN)
+    assert all(len(line.splitlines()) == 1 and line.isprintable() for line in written), written
+
+
+def shown(of: Report, width: int, *, is_terminal: bool = True, encoding: str = "utf-8", **options: bool) -> str:
+    """The report as it is printed."""
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="")
+    console = Console(file=file, width=width, force_terminal=is_terminal, color_system=None, legacy_windows=False)
+    report.show(of, console, **options)
+    file.seek(0)
+    return re.sub(r"\x1b\[[0-9;]*m", "", file.read())
+
+
+def test_report_of_a_kill_says_how_why_and_what_to_do() -> None:
+    """The verdict in systemd's words, the margin, what was lost and killed, each fault with its mend, LOST last."""
+    text = shown(samples.killed(), 100)
+    for expected in (
+        "systemd  Result=timeout, killed by SIGKILL",
+        "Active: failed (Result: timeout); Main PID: (code=killed, signal=KILL)",
+        "margin   No margin: it was killed at +3.00 s.",
+        "lost     upload was lost at 40 %.",
+        "upload: killed: its service was killed",
+        "4712  python worker.py  state S, SIGTERM ignored",
+        "fault    The shell, not the program, is what systemd signals",
+        "mend     Write ExecStart=/usr/bin/python worker.py",
+        "+3.00  systemd  TimeoutStopSec=3 is over: SIGKILL to 2 processes",
+    ):
+        assert expected in text, text
+    assert "LOST: The service was killed before it had ended by itself. (and 1 more)" == text.splitlines()[-1]
+
+
+def test_report_of_a_clean_stop_says_so() -> None:
+    """Nothing lost: success, the margin and when it was, PASSED last; a chart row for each task with its outcome."""
+    text = shown(samples.kiosk(), 80)
+    assert "Result=success, exit status 0" in text
+    assert "The nearest it came to being killed: 9.0 s left, at +1.05 s." in text
+    assert re.search(r"^upload +━+·+ +finished 5\.6 s$", text, re.MULTILINE), text
+    assert re.search(r"^mail +━+·+┤ +finished 1\.0 s$", text, re.MULTILINE), text
+    assert "PASSED: nothing was lost." == text.splitlines()[-1]
+
+
+@pytest.mark.parametrize("width", [60, 80, 250])
+@pytest.mark.parametrize("kind", samples.REPORTS)
+def test_report_never_runs_over_a_terminal(kind: str, width: int) -> None:
+    """No line of any report is wider than the terminal, and no word of the advice is lost by wrapping."""
+    of = samples.REPORTS[kind]()
+    text = shown(of, width)
+    assert [] == [line for line in text.splitlines() if cell_len(line) > width]
+    squeezed = "".join(text.split())
+    for advice in of.advice if kind != "odd" else ():
+        assert "".join(advice.mend.split()) in squeezed
+
+
+def test_report_on_a_pipe_keeps_sentences_whole_and_repeats_no_entry() -> None:
+    """No escape, one line a sentence however long, no second list of what the lines have told; ASCII where need be."""
+    of = samples.odd()
+    text = shown(of, 80, is_terminal=False)
+    assert text.isprintable() or set(text) - {"\n"} == {each for each in text if each.isprintable()}
+    assert f"lost     {of.lost[0]}" in text.splitlines()
+    assert "What happened" not in text
+    assert "What happened" in shown(of, 80, is_terminal=False, entries=True)
+    assert shown(of, 80, is_terminal=False, encoding="ascii").isascii()
+    assert re.search(r"^systemd +\|start--", shown(samples.kiosk(), 200, encoding="ascii"), re.MULTILINE)
+
+
+def test_chart_puts_everything_where_it_happened() -> None:
+    """In 160 columns: a signal stands at its second, the time left falls to its lowest level at the kill."""
+    rows = {row.plain.split("  ")[0].strip() or "-": row.plain for row in Chart(samples.killed(), 160).rows()}
+    zero, three = rows["seconds"].index(" 0 ") + 1, rows["seconds"].rindex("3")
+    assert abs(rows["signals"].index("▼SIGTERM") - zero) <= 1
+    assert abs(rows["systemd"].index("├stop-sigterm") - zero) <= 1
+    assert abs(rows["SIGKILL in"].index("█") - zero) <= 1
+    assert abs(rows["SIGKILL in"].rindex("▁") - three) <= 2
+    levels = re.sub("[^▁▂▃▄▅▆▇█]", "", rows["SIGKILL in"])
+    assert "█▇▆▅▄▃▂▁" == "".join(dict.fromkeys(levels))
+
+
+@pytest.mark.parametrize("kind", samples.REPORTS)
+def test_json_can_be_read_back(kind: str) -> None:
+    """Strict JSON of schema 1 with the same keys for every rehearsal; instants are seconds behind the stop."""
+    of = samples.REPORTS[kind]()
+    text = report.to_json(of)
+    text.encode("utf-8")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    read = json.loads(text, parse_constant=refuse)
+    assert list(json.loads(report.to_json(samples.kiosk()))) == list(read)
+    assert (1, of.passed, of.result, of.status) == tuple(read[key] for key in ("schema", "passed", "result", "status"))
+    assert (len(of.tasks), len(of.entries)) == (len(read["tasks"]), len(read["entries"]))
+    assert [task.lost for task in of.tasks] == [task["lost"] for task in read["tasks"]]
+    assert (None if of.stop_ns is None else 0.0) == read["stop"]
+
+
+def test_json_gives_seconds_behind_the_stop() -> None:
+    """Instants, lengths, no limit as null, fields as they came, bytes that are no text spelt out."""
+    read = json.loads(report.to_json(samples.kiosk()))
+    assert (-2.0, 0.0, 6.0, 9.0, 1.05) == tuple(read[key] for key in ("began", "stop", "ended", "margin", "margin_at"))
+    assert {"at": -1.4, "until": None, "why": "running", "watchdog": False} == read["deadlines"][1]
+    assert {"started": 0.0, "deadline": 4.0, "kill": 6.0, "ended": 1.0}.items() <= read["tasks"][2].items()
+    assert [{"at": 0.0, "signal": "SIGTERM", "to": "main process"}] == read["signals"]
+    assert {"STOPPING": "1"}.items() <= read["entries"][4]["fields"].items()
+    assert "caf\\udce9" == json.loads(report.to_json(samples.odd()))["command"][-1]
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+Box = tuple[float, float, float, float]
+
+
+def boxes(root: ElementTree.Element) -> Iterator[tuple[str, Box]]:
+    """Each text of a picture and about where it is: left, top, right, bottom."""
+    for text in root.iter(f"{SVG}text"):
+        kinds = text.get("class", "").split()
+        size = picture.TITLE if "title" in kinds else picture.SMALL if "small" in kinds else picture.FONT
+        words = text.text or ""
+        wide = picture.text_width(words, size)
+        x, y = float(text.get("x", "0")), float(text.get("y", "0"))
+        left = x - wide * {"start": 0.0, "middle": 0.5, "end": 1.0}[text.get("text-anchor", "start")]
+        yield words, (left, y - size * 0.75, left + wide, y + size * 0.2)
+
+
+@pytest.mark.parametrize("kind", samples.REPORTS)
+def test_picture_is_well_formed_and_no_label_covers_another(kind: str) -> None:
+    """Valid XML whatever the names say; every text and shape inside the page, no two texts in one place."""
+    of = samples.REPORTS[kind]()
+    root = ElementTree.fromstring(picture.draw(of))
+    wide, high = float(root.get("width", "0")), float(root.get("height", "0"))
+    found = list(boxes(root))
+    outside = [(words, box) for words, box in found if box[0] < 0 or box[1] < 0 or box[2] > wide or box[3] > high]
+    assert [] == outside
+    covered = [
+        (one, other)
+        for (one, a), (other, b) in combinations(found, 2)
+        if a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+    ]
+    assert [] == covered
+    for shape in root.iter(f"{SVG}rect"):
+        x, y, width, height = (float(shape.get(key, "nan")) for key in ("x", "y", "width", "height"))
+        assert 0 <= x <= x + width <= wide and 0 <= y <= y + height <= high, shape.attrib  # noqa: PT018
+    names = [words for words, _ in found]
+    assert names[0].startswith("PASSED: " if of.passed else "LOST: ")
+    bars = [title for title in root.iter(f"{SVG}title") if (title.text or "").startswith("task-")]
+    assert min(len(of.tasks), 40) * (kind in {"many", "hundred"}) == len(bars)
+    assert ("+60 more tasks, 0 of them lost" in names) == (kind == "hundred")
+
+
+def test_picture_puts_the_kill_and_the_margin_where_they_were() -> None:
+    """The stop at 0, SIGKILL at 3 s, the time left a straight line down to the margin's mark on the bottom line."""
+    root = ElementTree.fromstring(picture.draw(samples.killed()))
+    at = {words: (box[0] + box[2]) / 2 for words, box in boxes(root)}
+    (circle,) = root.iter(f"{SVG}circle")
+    (line,) = root.iter(f"{SVG}polyline")
+    points = [tuple(map(float, point.split(","))) for point in line.get("points", "").split()]
+    assert abs(points[0][0] - at["0"]) < 2
+    assert abs(points[-1][0] - at["3"]) < 2
+    assert points[0][1] < points[-1][1]
+    assert (float(circle.get("cx", "0")), float(circle.get("cy", "0"))) == pytest.approx(points[-1])
+    assert "bad" == circle.get("class")
+    text = picture.draw(samples.kiosk())
+    assert "prefers-color-scheme:dark" in text
