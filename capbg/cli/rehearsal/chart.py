@@ -11,7 +11,7 @@ from rich.text import Text
 
 from capbg.cli.rehearsal.looks import ASIDE, BAD, FAINT, GOOD, STATES, WARN, clean, count, fit, length, task_colour
 from capbg.cli.rehearsal.record import NEVER, Report, TaskSeen, Who
-from capbg.cli.rehearsal.timeline import Window, lowest, most, nearest, telling, tick, ticks, time_left, window
+from capbg.cli.rehearsal.timeline import Window, alive, lowest, most, nearest, telling, tick, ticks, time_left, window
 
 TASKS = 40
 """So many have a lane; of more, those that were lost come first."""
@@ -94,7 +94,7 @@ class Chart:
     def _states(self) -> Iterator[Text]:
         plot = Text()
         unnamed: list[tuple[int, str, str]] = []
-        shown = [span for span in self._report.spans if span.end_ns >= self._window.begin_ns]
+        shown = [span for span in alive(self._report) if span.end_ns >= self._window.begin_ns]
         for number, span in enumerate(shown):
             begin = max(len(plot), self._column(span.begin_ns))
             end = self._column(shown[number + 1].begin_ns) if number + 1 < len(shown) else self._column(span.end_ns) + 1

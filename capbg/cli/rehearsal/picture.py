@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from capbg.cli.rehearsal.looks import clean, count, instant, length
 from capbg.cli.rehearsal.record import NEVER, Report, TaskSeen, Who
 from capbg.cli.rehearsal.report import margin, verdict
-from capbg.cli.rehearsal.timeline import Left, most, nearest, telling, tick, ticks, time_left, window
+from capbg.cli.rehearsal.timeline import Left, alive, most, nearest, telling, tick, ticks, time_left, window
 
 WIDTH, EDGE = 960, 20
 LEFT, RIGHT = 160, 790
@@ -152,7 +152,7 @@ class _Picture:
     def _states(self) -> None:
         self._label("systemd", down=15)
         unnamed: list[tuple[float, str, str]] = []
-        for span in self._report.spans:
+        for span in alive(self._report):
             begin, end = self._x(span.begin_ns), self._x(span.end_ns)
             if span.end_ns <= self._window.begin_ns:
                 continue

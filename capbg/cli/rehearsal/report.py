@@ -8,6 +8,7 @@ What :func:`to_json` returns is one object. Seconds are floats behind the stop (
 behind the start), null stands for what is unknown or without limit. Keys are added but never change:
 
 * ``schema``: 1; ``passed``: whether nothing was lost, as the exit status of ``capbg rehearse`` says; ``command``
+* ``verdict``: the next three in a sentence: ``Result=timeout, killed by SIGKILL``
 * ``result``: ``Result=`` as systemd would show it (``success``, ``exit-code``, ``signal``, ``timeout``...); ``code``:
   how the main process ended (``exited``, ``killed``, ``dumped``; empty: nobody knows); ``status``: its exit status, or
   the number of the signal that ended it; ``status_text``: the last ``STATUS=``
@@ -214,6 +215,7 @@ def to_json(report: Report) -> str:
     plain = {
         "schema": 1,
         "passed": report.passed,
+        "verdict": verdict(report),
         "command": list(report.command),
         "result": report.result,
         "code": report.code,

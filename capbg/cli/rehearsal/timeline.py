@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from capbg._core.words import NS
-from capbg.cli.rehearsal.record import NEVER, Report, TaskSeen
+from capbg.cli.rehearsal.record import NEVER, Report, Span, TaskSeen
 
 Left = tuple[int, int]
 """An instant, and how much time was left to the kill at it; NEVER: without limit. Between two of them it is a line."""
@@ -46,6 +46,11 @@ def window(report: Report) -> Window:
     deadlines = (each for task in report.tasks for each in (task.soft_ns, task.hard_ns) if task.started_ns is not None)
     end = max([end, *(each for each in deadlines if each is not None and each <= reach)])
     return Window(begin, max(end + (end - begin) // 50, begin + NS // 100))
+
+
+def alive(report: Report) -> list[Span]:
+    """Its states but the last: that it is over at the end goes without saying."""
+    return [span for span in report.spans if span.state not in {"dead", "failed"}]
 
 
 def ticks(begin_s: float, end_s: float, at_most: int) -> list[float]:
