@@ -370,7 +370,14 @@ def _near(case: Case) -> Iterator[Advice]:
 
 
 def _auto(case: Case) -> Iterator[Advice]:
-    if case.evidence.taken_for_exec:
+    if not case.evidence.taken_for_exec:
+        return
+    if any(fields.get("READY") == "1" for _, fields in case.evidence.heard):
+        yield Advice(
+            "READY=1 came late, when the program had been taken for Type=exec already.",
+            "Say --type notify: then it is awaited for as long as TimeoutStartSec= lasts (--start-timeout).",
+        )
+    else:
         yield Advice(
             "READY=1 never came, so it was taken for Type=exec: active the moment it is started, ready for a stop or "
             "not.",

@@ -127,6 +127,7 @@ class Rehearsal:
         self._suspended_ns: int | None = None
         self._stop_ns: int | None = None
         self._woken: int = 0
+        self._shown_ns = 0
 
     def run(self) -> Report:
         """Run it from the start to the end.
@@ -200,7 +201,8 @@ class Rehearsal:
         if not self._service.state.over:
             self._look_at_processes()
             self._take_steps()
-            self._perform(self._service.clock(now_ns(), others=self._tree.others()))
+            if self._service.next_deadline() <= now_ns():
+                self._perform(self._service.clock(now_ns(), others=self._tree.others()))
 
     def _next_ns(self) -> int:
         now = now_ns()
@@ -298,7 +300,9 @@ class Rehearsal:
             self._enter(Who.NOTIFY, _fields_text(fields), fields=fields)
             if "MAINPID" in fields:
                 self._take_main_pid(fields["MAINPID"])
-            self._perform(self._service.message(fields, now, others=self._tree.others()))
+            # Counting costs a walk through /proc, and there may be many messages: only where the count is asked for.
+            counts = "READY" in fields or fields.get("WATCHDOG") == "trigger"
+            self._perform(self._service.message(fields, now, others=self._tree.others() if counts else 0))
 
     def _refused(self, datagram: Datagram) -> bool:
         access, pid = self._settings.notify_access, datagram.pid
@@ -456,9 +460,10 @@ class Rehearsal:
                 self._margin = (left, now)
 
     def _show(self) -> None:
-        if self._look is None:
-            return
         service, now = self._service, now_ns()
+        if self._look is None or now < self._shown_ns + LOOK_NS // 2:
+            return
+        self._shown_ns = now
         found = self._next_step()
         limited = service.timer_why != ""
         self._look(
