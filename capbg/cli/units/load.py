@@ -35,6 +35,10 @@ DEPENDENCIES = frozenset(_DEPENDENCIES.split())
 """Lists that an empty assignment does not reset: systemd.unit(5), "Example 2"."""
 
 
+_NEAR = 0.75
+"""How alike two names must be for one to be a slip of the other, from 0 to 1."""
+
+
 class UnitFileError(OperatorError):
     """A unit cannot be read, or systemd would not load it. The message names it and says what to do."""
 
@@ -110,7 +114,7 @@ def load(unit: str | Path, *, user: bool = False) -> Unit:
     """
     folders = load_path(user=user)
     given = Path(unit)
-    if "/" in str(unit) or given.is_file():
+    if "/" in str(unit) or os.path.isfile(given):
         name, path = given.name, _beside(given)
         installed = path.parent.resolve() in [folder.resolve() for folder in folders]
         folders = folders if installed else [path.parent]
@@ -120,8 +124,10 @@ def load(unit: str | Path, *, user: bool = False) -> Unit:
     _service_name(name)
     if not os.access(path, os.R_OK):
         raise UnitFileError(f"{path} cannot be read: permission denied; try it as root")
-    if path.resolve() == Path("/dev/null") or path.stat().st_size == 0:
+    if path.resolve() == Path("/dev/null") or (path.is_file() and path.stat().st_size == 0):
         return Unit(name, path, user, installed=installed, masked=True)
+    if not path.is_file():
+        raise UnitFileError(f"{path} is no regular file")
     reading = _Reading()
     reading.add(path)
     drop_ins = tuple(_drop_ins(name, path, folders))
@@ -159,14 +165,14 @@ def _template(name: str) -> str | None:
 
 
 def _beside(given: Path) -> Path:
-    if given.is_dir():
+    if os.path.isdir(given):
         raise UnitFileError(f"{given} is a directory: name the unit files in it, {given}/*.service")
     template = _template(given.name)
     candidates = [given, *([given.with_name(template)] if template else [])]
     for path in candidates:
-        if path.exists():
+        if os.path.exists(path):
             return path
-        if path.is_symlink():
+        if os.path.islink(path):
             raise UnitFileError(f"{path} is a link that leads nowhere: {os.readlink(path)}")
     raise UnitFileError(f"there is no file {' and no '.join(map(str, candidates))}")
 
@@ -175,11 +181,20 @@ def _look_up(name: str, folders: list[Path]) -> Path:
     template = _template(name)
     for each in [name, *([template] if template else [])]:
         for folder in folders:
-            if (folder / each).exists():
+            if os.path.exists(folder / each):
                 return folder / each
-    near = difflib.get_close_matches(name, sorted({each.name for f in folders for each in f.glob("*.service")}), 1)
+    near = difflib.get_close_matches(name, {each.name for f in folders for each in f.glob("*.service")}, 1, _NEAR)
     hint = f"did you mean {near[0]}?" if near else "give a path if it is not installed"
-    raise UnitFileError(f"no {name} in {', '.join(str(each) for each in folders if each.is_dir())}; {hint}")
+    raise UnitFileError(f"no {name} in {', '.join(_there(folders))}; {hint}")
+
+
+def _there(folders: list[Path]) -> list[str]:
+    """The directories that exist, each once: /lib is often a link to /usr/lib."""
+    found: dict[Path, str] = {}
+    for each in folders:
+        if os.path.isdir(each):
+            found.setdefault(each.resolve(), str(each))
+    return list(found.values())
 
 
 def _drop_ins(name: str, path: Path, folders: list[Path]) -> Iterator[Path]:
@@ -236,16 +251,18 @@ def _ignored(setting: Setting) -> Finding | None:
     if key not in KNOWN[section]:
         home = next((other for other in KNOWN if key in KNOWN[other]), None)
         if home:
-            why, fix = f"It belongs in [{home}]; here systemd ignores it.", f"Move it to [{home}]."
+            why, fix = f"It belongs in [{home}]; here systemd ignores it.", f"Move the line to [{home}]."
         else:
-            near = difflib.get_close_matches(key, KNOWN[section], 1, 0.75)
+            near = difflib.get_close_matches(key, KNOWN[section], 1, _NEAR)
             why = f"There is no {key}= in [{section}]; systemd ignores it."
             fix = f"Write {near[0]}=." if near else "Take it out; what is your own begins with X-."
         return finding("unknown-setting", f"{key}= in [{section}]", why, fix)
     expected = values.fault(key, value)
     if expected:
         instead = "ignores the line, and what was set before, or the default, holds."
-        why, fix = f"systemd expects {expected}; it {instead}", f"Write {key}= with {expected}."
+        near = difflib.get_close_matches(value.lower(), re.split(r", | or ", expected), 1)
+        why = f"systemd expects {expected}; it {instead}"
+        fix = f"Write {key}={near[0]}." if near else "Correct it, or take the line out."
         if match := re.fullmatch(r"(.*?)\s+[#;].*", value):
             why = f"A comment behind a value is a part of the value. systemd {instead}"
             fix = f"Write {key}={match[1]}, and the comment in a line of its own."

@@ -19,7 +19,7 @@ LONGEST_LINE = 1 << 20
 """LONG_LINE_MAX of systemd, in bytes; it gives up a file with a longer line."""
 
 _BLANK = b" \t\n\r"
-_LINE_END = re.compile(rb"\r\n|\n\r|[\n\r\0]")  # read_line_full(): a NUL ends a line, too
+_LINE_END = re.compile(rb"(?:\r\n|\n\r|\n|\r)\0?|\0")  # read_line_full(): a NUL ends a line, too
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -57,16 +57,12 @@ def parse(content: bytes, where: str) -> tuple[list[Setting], list[Finding]]:
     def skipped(line: int, what: str, why: str, fix: str) -> None:
         findings.append(Finding(Level.WARNING, "syntax", where, line, what, why, fix))
 
-    for number, raw in _logical_lines(content.removeprefix(_BOM)):
+    for number, raw in _logical_lines(content):
         try:
             text = raw.decode("utf-8").strip(" \t\n\r")
-        except UnicodeDecodeError:
-            skipped(
-                number,
-                f"not UTF-8: {_shown(raw.decode('utf-8', 'replace'))}",
-                "systemd reads unit files as UTF-8 and skips values that are not.",
-                "Save the file as UTF-8.",
-            )
+        except UnicodeDecodeError as error:
+            raise BrokenFileError(f"not UTF-8: {_shown(raw.decode('utf-8', 'replace'))}", number) from error
+        if not text:
             continue
         if text.startswith("["):
             if not text.endswith("]"):
@@ -74,7 +70,14 @@ def parse(content: bytes, where: str) -> tuple[list[Setting], list[Finding]]:
             section = text[1:-1]
             continue
         key, equals, value = (part.strip(" \t\n\r") for part in text.partition("="))
-        if not equals:
+        if section is None:
+            skipped(
+                number,
+                f"before any section: {_shown(text)}",
+                "systemd skips what is in no section.",
+                "Put it below [Service] or [Unit].",
+            )
+        elif not equals:
             skipped(
                 number,
                 f"no setting: {_shown(text)}",
@@ -88,29 +91,24 @@ def parse(content: bytes, where: str) -> tuple[list[Setting], list[Finding]]:
                 "systemd skips the line.",
                 "Write the setting's name in front.",
             )
-        elif section is None:
-            skipped(
-                number,
-                f"{key}= stands before any section",
-                "systemd skips what is in no section.",
-                "Put it below [Service] or [Unit].",
-            )
         else:
             settings.append(Setting(section, key, value, where, number))
     return settings, findings
 
 
 def _logical_lines(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Comments and empty lines are gone, also those within a continued value; the number is the first line's."""
+    """Comments are gone, also those within a continued value, which an empty line ends; the number is the first line's.
+
+    A byte order mark is no blank: it makes a setting of a comment behind it.
+    """
     held, start = b"", 0
     for number, line in enumerate(_LINE_END.split(content), 1):
         if len(held) + len(line) > LONGEST_LINE:
             raise BrokenFileError("a line of more than 1 MiB", number)
-        bare = line.lstrip(_BLANK)
-        if not bare or bare[:1] in b"#;":
+        if line.lstrip(_BLANK)[:1] in {b"#", b";"}:
             continue
         start = start if held else number
-        whole = held + line
+        whole = held + (line.removeprefix(_BOM) if number == 1 else line)
         if (len(whole) - len(whole.rstrip(b"\\"))) % 2:
             held = whole[:-1] + b" "
         else:

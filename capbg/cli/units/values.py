@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 _UNITS = {
     1e-6: "usec us µs μs",
@@ -23,10 +24,10 @@ _UNITS = {
     31557600.0: "years year y",
 }
 _FACTOR = {name: factor for factor, names in _UNITS.items() for name in names.split()}
-_SPAN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([^\W\d_]*)")
+_SPAN = re.compile(r"\s*\+?(\d+(?:\.\d+)?|\.\d+)\s*([^\W\d_]*)")
 TRUE = frozenset({"1", "yes", "y", "true", "t", "on"})
 FALSE = frozenset({"0", "no", "n", "false", "f", "off"})
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTPE]?)B?")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTPE]?)")
 _ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "s": " "}
 _ESCAPES |= {"\\": "\\", '"': '"', "'": "'"}
 _CODE = re.compile(r"x([0-9A-Fa-f]{2})|([0-7]{3})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})")
@@ -215,10 +216,19 @@ def exit_statuses(text: str) -> tuple[set[int], set[int]]:
     return statuses, signals
 
 
-def rlimit(text: str, *, of_time: bool = False) -> float:
-    """Return the lower of a limit's two values, ``SOFT:HARD`` or one for both."""
-    one = span if of_time else size
-    return min(one(part) for part in text.split(":", 1))
+def number(text: str) -> float:
+    """Return a whole number, or ``infinity``."""
+    if text != "infinity" and not text.isdecimal():
+        raise ValueError("a number or infinity")
+    return float(text)
+
+
+def rlimit(text: str, *, of: Callable[[str], float]) -> float:
+    """Return the soft value of a resource limit: ``SOFT:HARD``, or one for both."""
+    soft, _, hard = text.partition(":")
+    if hard and of(soft) > of(hard):
+        raise ValueError("a soft limit that is no higher than the hard one")
+    return of(soft)
 
 
 # ------------------------------------------------------------------------------------ what systemd would refuse
@@ -235,14 +245,13 @@ def _one_of(*names: str) -> Callable[[str], object]:
 def _boolean_or(*names: str) -> Callable[[str], object]:
     def check(text: str) -> None:
         if text not in names and text.lower() not in TRUE | FALSE:
-            raise ValueError(f"yes, no, {', '.join(names)}")
+            raise ValueError(f"yes, no or {' or '.join(names)}")
 
     return check
 
 
-def _part(text: str) -> None:
-    if not re.fullmatch(r"\d+(\.\d+)?%", text):
-        size(text)
+def _or_a_part(check: Callable[[str], object]) -> Callable[[str], object]:
+    return lambda text: re.fullmatch(r"\d+(\.\d+)?%", text) or check(text)
 
 
 def _or_nothing(check: Callable[[str], object]) -> Callable[[str], object]:
@@ -258,11 +267,12 @@ _KINDS: dict[Callable[[str], object], str] = {
     "RestrictRealtime RestrictSUIDSGID LockPersonality PrivateDevices ProtectKernelTunables ProtectKernelModules "
     "ProtectKernelLogs ProtectClock PrivateNetwork PrivateMounts PrivateIPC IgnoreSIGPIPE SendSIGKILL SendSIGHUP "
     "DefaultDependencies StopWhenUnneeded RefuseManualStart RefuseManualStop",
-    _or_nothing(signum): "KillSignal RestartKillSignal FinalKillSignal WatchdogSignal",
-    _or_nothing(_part): "TasksMax MemoryMax MemoryHigh MemoryLimit MemorySwapMax",
+    signum: "KillSignal RestartKillSignal FinalKillSignal WatchdogSignal",
+    _or_nothing(_or_a_part(number)): "TasksMax",
+    _or_nothing(_or_a_part(size)): "MemoryMax MemoryHigh MemoryLimit MemorySwapMax",
     _one_of("simple", "exec", "forking", "oneshot", "dbus", "notify", "notify-reload", "idle"): "Type",
     _one_of("none", "main", "exec", "all"): "NotifyAccess",
-    _one_of("control-group", "mixed", "process", "none"): "KillMode",
+    _or_nothing(_one_of("control-group", "mixed", "process", "none")): "KillMode",
     _one_of("no", "always", "on-success", "on-failure", "on-abnormal", "on-watchdog", "on-abort"): "Restart",
     _one_of("continue", "stop", "kill"): "OOMPolicy",
     _one_of("main", "cgroup"): "ExitType",
@@ -270,8 +280,9 @@ _KINDS: dict[Callable[[str], object], str] = {
     _boolean_or("read-only", "tmpfs"): "ProtectHome",
     _boolean_or("full", "strict"): "ProtectSystem",
     _boolean_or("disconnected"): "PrivateTmp",
-    _or_nothing(lambda text: rlimit(text, of_time=True)): "LimitCPU",
-    _or_nothing(rlimit): "LimitAS LimitNOFILE LimitNPROC LimitFSIZE LimitDATA",
+    partial(rlimit, of=span): "LimitCPU",
+    partial(rlimit, of=number): "LimitNOFILE LimitNPROC",
+    partial(rlimit, of=size): "LimitAS LimitFSIZE LimitDATA LimitRSS",
 }
 _CHECKS = {key: check for check, keys in _KINDS.items() for key in keys.split()}
 

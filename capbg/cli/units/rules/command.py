@@ -1,6 +1,7 @@
 """What systemd starts: ExecStart= and its kin, and what stands between it and the program. systemd.service(5)."""
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from capbg.cli.units import values
 from capbg.cli.units.findings import Finding, Level
 from capbg.cli.units.load import Unit
 
-from .facts import commands, found, kind, text, watchdog_s
+from .facts import commands, found, kind, on, text, watchdog_s
 from .wrappers import SHELLS, Manner, Wrapper, program, script_wrapper, wrapper
 
 _KEYS = ("ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost", "ExecReload", "ExecStop", "ExecStopPost")
@@ -55,7 +56,9 @@ def exec_start(unit: Unit) -> Iterator[Finding]:
     """There is one command, and its failure counts."""
     settings = unit.all("Service", "ExecStart")
     if not settings:
-        if kind(unit) != "oneshot" or not (unit.all("Service", "ExecStop") or unit.last("Unit", "SuccessAction")):
+        if not (
+            unit.last("Unit", "SuccessAction") or (unit.all("Service", "ExecStop") and on(unit, "RemainAfterExit"))
+        ):
             yield found(
                 Level.ERROR,
                 "exec-start",
@@ -100,12 +103,17 @@ def not_found(unit: Unit) -> Iterator[Finding]:
         path = Path(command.program)
         if not path.is_absolute() or "%" in command.program or "$" in command.program:
             continue
-        if not path.exists():
-            what, why = f"no {path} on this machine", "The start fails with status 203/EXEC."
-        elif path.is_dir() or not os.access(path, os.X_OK):
-            what, why = f"{path} cannot be executed", "The start fails with status 203/EXEC."
+        try:
+            mode = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            what = f"no {path} on this machine"
+        except OSError:
+            continue  # not ours to see
         else:
-            continue
+            if stat.S_ISREG(mode) and mode & 0o111:
+                continue
+            what = f"{path} cannot be executed"
+        why = "The start fails with status 203/EXEC."
         yield found(level, "not-found", setting, why, fix="Install it, or correct the path.", what=what)
 
 
@@ -160,7 +168,7 @@ def _script(unit: Unit, argv: tuple[str, ...]) -> Wrapper | None:
     candidates = [word for word in inner[1:] if not word.startswith("-")][:1] if name in SHELLS else inner[:1]
     for each in candidates:
         path = Path(each)
-        if not path.is_absolute() or not path.is_file() or path.stat().st_size > _LONGEST_SCRIPT:
+        if not path.is_absolute() or not os.path.isfile(path) or path.stat().st_size > _LONGEST_SCRIPT:
             continue
         try:
             content = path.read_bytes()
@@ -205,7 +213,12 @@ def heartbeat(unit: Unit) -> Iterator[Finding]:
         return
     for _, command in commands(unit, "ExecStart"):
         script = next((Path(word) for word in program(command.argv) if word.endswith(".py")), None)
-        if not script or not script.is_absolute() or not script.is_file() or script.stat().st_size > _LONGEST_SCRIPT:
+        if (
+            not script
+            or not script.is_absolute()
+            or not os.path.isfile(script)
+            or script.stat().st_size > _LONGEST_SCRIPT
+        ):
             continue
         try:
             source = script.read_text("utf-8", "replace")

@@ -1,6 +1,7 @@
 """What several rules ask of a unit: its type, how long a stop may take, what is in its environment."""
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,14 @@ GRACE_S = 180.0
 """``App(grace=...)``, its default."""
 DEFAULT_STOP_S = 90.0
 """DefaultTimeoutStopSec= of systemd."""
+_LONGEST_SHOWN = 100
 
 
 def found(level: Level, rule: str, at: Setting | Unit, why: str, *, fix: str, what: str = "") -> Finding:
     """Return a finding about a setting where it stands, or about what is missing in a unit."""
     if isinstance(at, Setting):
-        return Finding(level, rule, at.where, at.line, what or f"{at.key}={at.value}", why, fix)
+        shown = at.value if len(at.value) <= _LONGEST_SHOWN else f"{at.value[:_LONGEST_SHOWN]}..."
+        return Finding(level, rule, at.where, at.line, what or f"{at.key}={shown}", why, fix)
     return Finding(level, rule, str(at.path), None, what, why, fix)
 
 
@@ -90,7 +93,7 @@ def environment(unit: Unit) -> dict[str, Variable]:
         known |= {name: Variable(unit.expand(value), setting) for name, value in pairs.items()}
     for setting in unit.all("Service", "EnvironmentFile"):
         path = Path(unit.expand(setting.value.removeprefix("-")))
-        if unit.installed and path.is_file():
+        if unit.installed and os.path.isfile(path):
             try:
                 pairs = values.environment_file(path.read_text("utf-8", "replace"))
             except OSError:
@@ -107,7 +110,7 @@ def may_come_from_elsewhere(unit: Unit, name: str) -> bool:
     unread = [
         each
         for each in unit.all("Service", "EnvironmentFile")
-        if not unit.installed or not Path(unit.expand(each.value.removeprefix("-"))).is_file()
+        if not unit.installed or not os.path.isfile(unit.expand(each.value.removeprefix("-")))
     ]
     passed = any(name in each.value.split() for each in unit.all("Service", "PassEnvironment"))
     return bool(unread) or passed

@@ -16,11 +16,21 @@ _SMALL_SPACE = 256 * 2.0**20
 _SMALL_MEMORY = 64 * 2.0**20
 
 
+_MEASURES = {
+    "TasksMax": values.number,
+    "LimitNPROC": values.number,
+    "LimitNOFILE": values.number,
+    "LimitCPU": values.span,
+    "LimitAS": values.size,
+    "MemoryMax": values.size,
+}
+
+
 def _of(unit: Unit, key: str) -> float:
     setting = unit.last("Service", key)
     if not setting or setting.value.endswith("%"):
         return math.inf
-    return values.rlimit(setting.value, of_time=key == "LimitCPU")
+    return values.rlimit(setting.value, of=_MEASURES[key])
 
 
 def processes(unit: Unit) -> Iterator[Finding]:

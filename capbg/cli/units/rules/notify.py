@@ -86,7 +86,7 @@ def watchdog(unit: Unit) -> Iterator[Finding]:
             "all its workers.",
             fix="Write WatchdogSec=30, and call heartbeat() or pump() more often than that.",
         )
-    if not kind(unit).startswith("notify"):
+    if kind(unit) in {"simple", "exec", "idle"}:
         yield found(
             Level.WARNING,
             "watchdog",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from capbg.cli.units.findings import Finding, Level
 from capbg.cli.units.load import Unit
 
-from .facts import found, on
+from .facts import found, kind, on
 
 _NETWORK = {"network.target", "network-online.target", "nss-lookup.target", "remote-fs.target"}
 
@@ -46,7 +46,7 @@ def dependencies(unit: Unit) -> Iterator[Finding]:
     """A service that no shutdown stops."""
     setting = unit.last("Unit", "DefaultDependencies")
     if setting and not on(unit, "DefaultDependencies", section="Unit", default=True):
-        if "shutdown.target" in _listed(unit, "Conflicts"):
+        if "shutdown.target" in _listed(unit, "Conflicts") or kind(unit) == "oneshot":
             return
         yield found(
             Level.WARNING,

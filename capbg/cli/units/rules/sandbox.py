@@ -1,5 +1,6 @@
 """What a sandbox hides from the program or refuses it: systemd.exec(5)."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def _named(unit: Unit) -> Iterator[tuple[Setting, Path, str]]:
             if word.startswith("/"):
                 yield setting, Path(word), ""
         program = Path(command.program)
-        if program.is_absolute() and program.is_file() and program.resolve().parent != program.parent:
+        if program.is_absolute() and os.path.isfile(program) and program.resolve().parent != program.parent:
             yield setting, program.resolve(), f", where {program} leads to,"
     directory = unit.last("Service", "WorkingDirectory")
     if directory and not directory.value.startswith("-"):
