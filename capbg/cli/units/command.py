@@ -17,6 +17,8 @@ from pathlib import Path
 
 from capbg.errors import OperatorError
 
+# os.path.isfile() and its kin, where a word need not be a path: Path.is_file() raises if it is too long for one.
+
 HOMES = tuple(map(Path, ("/home", "/root", "/run/user")))
 """What ProtectHome= hides."""
 TEMPORARY = tuple(map(Path, ("/tmp", "/var/tmp")))  # noqa: S108 - named, not written to
@@ -94,7 +96,7 @@ def look_up(words: Sequence[str], *, folder: Path, search: str) -> Command:
         arguments.append(absolute)
         if absolute != word:
             moved.append((word, absolute))
-        elif word and not word.startswith(("-", "/")) and (folder / word).is_dir():
+        elif word and not word.startswith(("-", "/")) and os.path.isdir(folder / word):
             doubts.append(f"{word!r} is left as it is: it names a directory here, but systemd starts the program in /")
     if "/shims/" in program:
         name = program.rpartition("/")[2]
@@ -168,7 +170,7 @@ def _program(word: str, folder: Path, search: str) -> str:
     else:
         found = shutil.which(word, path=search)
         if found is None:
-            here = f"; there is a file of that name here: write ./{word}" if (folder / word).is_file() else ""
+            here = f"; there is a file of that name here: write ./{word}" if os.path.isfile(folder / word) else ""
             raise CommandError(f"no program {word!r} is in the PATH ({search}){here}")
         path = _simple(folder / found)
     if unusable := [char for char in str(path) if char in "\"'\\$" or char < " " or char == "\x7f"]:
@@ -179,7 +181,7 @@ def _program(word: str, folder: Path, search: str) -> str:
 def _absolute(word: str, folder: Path) -> str:
     """The word, with the path made absolute if it is one, or an option's, that leads to a file from here."""
     option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
-    if not value or value.startswith(("/", "-")) or "\0" in value or not (folder / value).is_file():
+    if not value or value.startswith(("/", "-")) or not os.path.isfile(folder / value):
         return word
     return f"{option}{equals}{_simple(folder / value)}"
 
@@ -199,7 +201,7 @@ def _is_module_here(program: str, arguments: Sequence[str], folder: Path) -> boo
     for word, following in itertools.pairwise(arguments):
         if word == "-m":
             top = folder / following.partition(".")[0]
-            return top.is_dir() or top.with_suffix(".py").is_file()
+            return os.path.isdir(top) or os.path.isfile(f"{top}.py")
         if not word.startswith("-"):
             return False
     return False
