@@ -1,6 +1,8 @@
 """Rehearsals made by hand, of several kinds: what a screen, a report and a picture are given to show."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from capbg._core.words import NS
 from capbg.cli.rehearsal.record import (
@@ -275,11 +277,12 @@ def odd() -> Report:
     name = "a-very-long-name-of-a-task-that-nobody-would-give-but-somebody-will-" * 3
     return report(
         margin=(0.4, 3.0),
+        settings=Settings(timeout_stop_s=math.inf),
         command=("python", "-c", HOSTILE, "--name=" + name, "caf\udce9"),
         lost=[f"{name} was lost.", HOSTILE],
         advice=[Advice(HOSTILE, name)],
         tasks=[
-            task(1, name=name, end=4),
+            replace(task(1, name=name, end=4), done=math.inf),
             task(2, "failed", name=HOSTILE, end=5, reason=HOSTILE),
             task(3, "crashed", name="照片を送る" * 9, end=6, reason="died: SIGSEGV"),
             task(4, "refused", name="&<>\"'", start=None, end=7, reason=name),

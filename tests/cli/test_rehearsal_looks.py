@@ -187,6 +187,7 @@ def test_screen_fits_every_size_and_survives_a_resize(terminal: Terminals) -> No
         more = re.search(r"^\+(\d+) more: \d+ ", shown, re.MULTILINE)
         assert number == names + (int(more[1]) if more else 0), (columns, rows, shown)
         if rows > 5:
+            assert "line 38" in shown, (columns, rows, shown)
             assert "line 39" in shown, (columns, rows, shown)
 
 
@@ -257,6 +258,7 @@ def test_report_of_a_kill_says_how_why_and_what_to_do() -> None:
     ):
         assert expected in text, text
     assert "LOST: The service was killed before it had ended by itself. (and 1 more)" == text.splitlines()[-1]
+    assert re.search(r"^fault    The shell, .*\n {9}\w.*\n {9}\w", shown(samples.killed(), 60), re.MULTILINE)
 
 
 def test_report_of_a_clean_stop_says_so() -> None:
@@ -301,6 +303,13 @@ def test_chart_puts_everything_where_it_happened() -> None:
     assert abs(rows["systemd"].index("├stop-sigterm") - zero) <= 1
     assert abs(rows["SIGKILL in"].index("█") - zero) <= 1
     assert abs(rows["SIGKILL in"].rindex("▁") - three) <= 2
+    (expired,) = (row.plain for row in Chart(samples.many(), 160).rows() if row.plain.startswith("task-3 "))
+    assert re.search(r"^task-3 +━+╋━+ +expired 5\.0 s$", expired), expired
+    crowded = [row.plain for row in Chart(samples.odd(), 160).rows() if "▼" in row.plain]
+    assert 4 == len(crowded)
+    left_out = re.search(r"\+(\d+) more$", crowded[-1])
+    assert left_out is not None
+    assert 18 >= sum(row.count("▼") for row in crowded) + int(left_out[1]) > 4
     levels = re.sub("[^▁▂▃▄▅▆▇█]", "", rows["SIGKILL in"])
     assert "█▇▆▅▄▃▂▁" == "".join(dict.fromkeys(levels))
 
@@ -331,7 +340,9 @@ def test_json_gives_seconds_behind_the_stop() -> None:
     assert {"started": 0.0, "deadline": 4.0, "kill": 6.0, "ended": 1.0}.items() <= read["tasks"][2].items()
     assert [{"at": 0.0, "signal": "SIGTERM", "to": "main process"}] == read["signals"]
     assert {"STOPPING": "1"}.items() <= read["entries"][4]["fields"].items()
-    assert "caf\\udce9" == json.loads(report.to_json(samples.odd()))["command"][-1]
+    odd = json.loads(report.to_json(samples.odd()))
+    assert (None, None) == (odd["settings"]["timeout_stop"], odd["tasks"][0]["done"])
+    assert "caf\\udce9" == odd["command"][-1]
 
 
 SVG = "{http://www.w3.org/2000/svg}"

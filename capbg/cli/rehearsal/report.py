@@ -278,21 +278,17 @@ def _at(report: Report, instant_ns: int | None) -> float | None:
     return None if instant_ns is None or instant_ns >= NEVER else round(report.seconds(instant_ns), 6)
 
 
-def _limited(seconds: float) -> float | None:
-    return None if math.isinf(seconds) else seconds
-
-
 def _settings(settings: Settings) -> dict[str, object]:
     abort_s = settings.timeout_stop_s if settings.timeout_abort_s is None else settings.timeout_abort_s
     return {
         "type": settings.type,
         "notify_access": settings.notify_access,
         "kill_mode": settings.kill_mode,
-        "timeout_start": _limited(settings.timeout_start_s),
-        "timeout_stop": _limited(settings.timeout_stop_s),
-        "timeout_abort": _limited(abort_s),
+        "timeout_start": settings.timeout_start_s,
+        "timeout_stop": settings.timeout_stop_s,
+        "timeout_abort": abort_s,
         "failure_mode": settings.failure_mode,
-        "watchdog": _limited(settings.watchdog_s),
+        "watchdog": settings.watchdog_s,
         "send_sigkill": settings.send_sigkill,
         "success_statuses": list(settings.success_statuses),
     }
@@ -318,7 +314,7 @@ def _task(report: Report, task: TaskSeen) -> dict[str, object]:
 
 
 def _writable(value: object) -> object:
-    """``value`` without what UTF-8 cannot say (bytes that are no text), and every number finite."""
+    """``value`` without what UTF-8 cannot say (bytes that are no text), and null for infinity."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, dict):

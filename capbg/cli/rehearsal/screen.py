@@ -93,7 +93,7 @@ class _Drawing:
     width: int
 
     def rows(self, height: int) -> list[Row]:
-        """At most ``height`` rows, the most telling ones: entries give way to tasks, and both to the head."""
+        """The most telling ones that fit: entries give way to tasks, both to the head (which rich cuts if need be)."""
         now, airy = self.now, height >= AIRY
         head = list(self._head(titled=airy))
         foot = list(self._next())
@@ -107,7 +107,7 @@ class _Drawing:
             if part and airy:
                 rows.append([])
             rows += part
-        return rows[:height]
+        return rows
 
     def _head(self, *, titled: bool) -> Iterator[Row]:
         now = self.now
