@@ -111,7 +111,7 @@ def _show(subjects: Sequence[_Subject], *, rules: int) -> None:
 
     def line(text: Text, indent: int) -> None:
         if wraps:
-            console.print(Padding(text, (0, 0, 0, indent)))
+            console.print(Padding(text, (0, 0, 0, indent), expand=False))
         else:
             console.print(Text(" " * indent) + text, soft_wrap=True)
 
@@ -127,7 +127,8 @@ def _show(subjects: Sequence[_Subject], *, rules: int) -> None:
     alien = [each for each in subjects if each.of_capbg]
     if alien:
         count = sum(each.of_capbg for each in alien)
-        line(Text(f"{_counted(count, 'finding')} of these only for programs that use capbg; for others: --plain"), 0)
+        holds = "holds" if count == 1 else "hold"
+        line(Text(f"{count} of these {holds} only for programs that use capbg; for others: --plain"), 0)
 
 
 def _summary(subjects: Sequence[_Subject], rules: int) -> Text:

@@ -1,5 +1,6 @@
 """How a stop is asked for and how it ends: kill mode, signals, timeouts. systemd.kill(5); systemd/README.md."""
 
+import math
 import signal
 from collections.abc import Iterator
 
@@ -8,6 +9,7 @@ from capbg.cli.units.findings import Finding, Level
 from capbg.cli.units.load import Unit
 
 from .facts import (
+    GRACE_S,
     KILL_AFTER_S,
     LEAVING_S,
     commands,
@@ -81,9 +83,18 @@ def grace_value(unit: Unit) -> Iterator[Finding]:
             "grace",
             variable.at,
             "It must be a number of seconds above 0: the program ends with status 1 at its start.",
-            fix="Write Environment=CAPBG_GRACE=180.",
+            fix=f"Write CAPBG_GRACE={_in_seconds(variable.value)}.",
             what=f"CAPBG_GRACE={variable.value}",
         )
+
+
+def _in_seconds(text: str) -> str:
+    """A span such as ``3min`` as the number that was meant; 180 where nothing can be made of it."""
+    try:
+        meant = values.span(text)
+    except ValueError:
+        meant = 0.0
+    return f"{meant:g}" if 0 < meant < math.inf else f"{GRACE_S:g}"
 
 
 def stop_covers_grace(unit: Unit) -> Iterator[Finding]:
@@ -108,7 +119,7 @@ def stop_covers_grace(unit: Unit) -> Iterator[Finding]:
             else f"without a notify socket nothing extends it: after {timeout:g} s everything is killed."
         ),
         fix=f"Write TimeoutStopSec={needed:g}"
-        + ("" if variable else ", or set the grace that you mean: Environment=CAPBG_GRACE=...")
+        + ("" if variable else ", or the grace that you mean: Environment=CAPBG_GRACE=SECONDS")
         + ".",
         what="" if setting else f"no TimeoutStopSec=: {timeout:g} s hold",
     )
@@ -130,7 +141,7 @@ def stop_cap(unit: Unit) -> Iterator[Finding]:
             fix=f"A drop-in for user@.service with TimeoutStopSec={longest:g}, or a shorter grace.",
             what="" if at else f"a grace of {longest:g} s in a user's service",
         )
-    elif setting and timeout == float("inf"):
+    elif setting and timeout == math.inf:
         yield found(
             Level.WARNING,
             "stop-timeout",

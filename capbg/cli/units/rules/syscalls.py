@@ -113,9 +113,11 @@ def filtered(unit: Unit) -> Iterator[Finding]:
                 if kills
                 else "tasks are refused, or the program does not start."
             ),
-            fix="Write SystemCallFilter=@system-service as the first line, and take away no more than @privileged and "
-            "@resources.",
+            fix="Write SystemCallFilter=@system-service as the first line, take away no more than @privileged and "
+            "@resources, and write SystemCallErrorNumber=EPERM.",
         )
+    if refused:
+        return
     if not text(unit, "SystemCallErrorNumber"):
         yield found(
             Level.WARNING,
@@ -126,7 +128,7 @@ def filtered(unit: Unit) -> Iterator[Finding]:
             fix="Write SystemCallErrorNumber=EPERM: Python reports it as an error.",
             what="SystemCallFilter= without SystemCallErrorNumber=",
         )
-    elif not refused and seen.refuses(NICE):
+    elif seen.refuses(NICE):
         yield found(
             Level.NOTE,
             "system-calls",

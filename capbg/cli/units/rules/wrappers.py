@@ -54,12 +54,12 @@ _USER = "Write User= in [Service], and start the program itself."
 class Manner(Enum):
     """What becomes of SIGTERM at a wrapper."""
 
-    PASSES = "passes it on"
-    KILLS = "passes it on, and kills the program 2 s later"
-    DIES = "dies of it, and passes nothing on"
-    HOLDS = "waits for the program, and passes nothing on"
+    PASSES = "passes SIGTERM on"
+    KILLS = "passes SIGTERM on, and kills the program 2 s later"
+    DIES = "dies of SIGTERM, and passes nothing on"
+    HOLDS = "waits for the program, and passes no signal on"
     LEAVES = "leaves at once, and the program behind"
-    DEPENDS = "depends on the shell: bash becomes the last command, dash (sh on Debian and Ubuntu) stays and dies of it"
+    DEPENDS = "becomes the last command of its text if it is bash 5, and else stays and dies of SIGTERM"
 
 
 _FAMILIES = [
