@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -221,6 +222,70 @@ def test_a_user_with_all_his_processes_is_told(launch: Launcher) -> None:
     )
 
     assert Level.ERROR == rules(check_process(probe.pid)).get("processes")
+
+
+@pytest.fixture
+def limited() -> Iterator[Callable[[str, dict[str, str]], Path]]:
+    """Make a cgroup with limits, in whichever hierarchy of this machine has the controller."""
+    made: list[Path] = []
+
+    def make(controller: str, limits: dict[str, str]) -> Path:
+        place = _mount_of(controller)
+        if place is None:
+            pytest.skip(f"no cgroup of the {controller} controller can be made here")
+        folder = place / f"capbg-check-{os.getpid()}-{len(made)}"
+        try:
+            folder.mkdir()
+            made.append(folder)
+            written = [(folder / name).write_text(value) for name, value in limits.items() if (folder / name).exists()]
+        except OSError as error:
+            pytest.skip(f"no cgroup can be made here: {error}")
+        assert written, list(folder.iterdir())
+        return folder
+
+    yield make
+    for folder in made:
+        folder.rmdir()
+
+
+def _mount_of(controller: str) -> Path | None:
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        mount, _, kind = line.partition(" - ")
+        place, (name, _, options) = Path(mount.split()[4]), kind.split(" ", 2)
+        if name == "cgroup" and controller in options.split(","):
+            return place
+        if name == "cgroup2" and controller in (place / "cgroup.subtree_control").read_text().split():
+            return place
+    return None
+
+
+def test_a_cgroup_that_is_nearly_full_is_told(limited: Callable[[str, dict[str, str]], Path], launch: Launcher) -> None:
+    """TasksMax= and MemoryMax= as the kernel counts them, in cgroup v1 or v2: workers need room in both."""
+    pids = limited("pids", {"pids.max": "1"})
+    memory = limited("memory", {"memory.max": str(64 << 20), "memory.limit_in_bytes": str(64 << 20)})
+    probe = started(
+        launch,
+        f"""
+        for folder in {sorted({str(pids), str(memory)})}:
+            with open(folder + "/cgroup.procs", "w") as procs:
+                procs.write(str(os.getpid()))
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        kept = bytearray(40 << 20)
+        for page in range(0, len(kept), 4096):
+            kept[page] = 1
+        say("READY")
+        idle()
+        """,
+    )
+
+    found = {each.rule: each for each in check_process(probe.pid)}
+
+    assert (Level.ERROR, f"1 of 1 processes and threads run, by {pids}") == (
+        found["processes"].level,
+        found["processes"].what,
+    )
+    assert Level.WARNING == found["memory"].level
+    assert f" of 64 MiB are in use, by {memory}" in found["memory"].what
 
 
 def test_a_watchdog_for_another_process_is_warned_of(launch: Launcher) -> None:

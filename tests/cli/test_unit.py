@@ -5,9 +5,9 @@ import os
 import pwd
 import re
 import shutil
-import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,22 +280,25 @@ def test_a_program_that_systemd_cannot_start_is_refused(folder: Path, name: str)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_a_closed_program_runs_as_its_owner(folder: Path) -> None:
+def test_a_closed_program_runs_as_its_owner() -> None:
     """A user made for the service could not get at what is closed to others: the owner's name is taken, and said."""
-    owner = next(each for each in pwd.getpwall() if each.pw_uid not in {0, os.geteuid()})
-    tool = program(folder / "closed/tool")
-    os.chown(tool.parent, owner.pw_uid, -1)
-    tool.parent.chmod(0o700)
-    if any(not path.stat().st_mode & stat.S_IXOTH for path in folder.parents):
-        assert look_up([str(tool)], folder=folder, search="").closed_to_others() is not None
-        folder = Path("/")  # this temporary directory is closed itself: one further up is found first
-    done = capbg_unit("--name", "x", "--", str(tool), folder=folder)
+    owner = next(each for each in pwd.getpwall() if each.pw_uid != 0)
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # pytest's own directories are closed further up
+        folder = Path(name)
+        folder.chmod(0o755)
+        tool = program(folder / "closed/tool")
+        os.chown(tool.parent, owner.pw_uid, -1)
+        tool.parent.chmod(0o700)
+        done = capbg_unit("--name", "x", "--", str(tool), folder=folder)
+        tool.parent.chmod(0o755)
+        opened = capbg_unit("--name", "x", "--", str(tool), folder=folder)
 
-    closed = look_up([str(tool)], folder=folder, search="").closed_to_others()
-    assert closed is not None
-    assert [closed[1]] == setting(done.stdout, "User")
+    assert [owner.pw_name] == setting(done.stdout, "User")
     assert [] == setting(done.stdout, "DynamicUser")
-    assert f"{closed[0]} is closed to all but {closed[1]}" in done.stderr
+    assert f"{tool.parent} is closed to all but {owner.pw_name}" in done.stderr
+    assert (["yes"], ["x"]) == (setting(opened.stdout, "DynamicUser"), setting(opened.stdout, "User"))
+    assert [str(folder)] == setting(opened.stdout, "BindReadOnlyPaths")  # it has a /tmp of its own
+    assert f"{folder} is emptied" in opened.stderr
 
 
 def test_a_user_that_exists_is_not_taken(folder: Path) -> None:
