@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,7 +125,7 @@ def load(unit: str | Path, *, user: bool = False) -> Unit:
     _service_name(name)
     if not os.access(path, os.R_OK):
         raise UnitFileError(f"{path} cannot be read: permission denied; try it as root")
-    if path.resolve() == Path("/dev/null") or (path.is_file() and path.stat().st_size == 0):
+    if _is_null_or_empty(path):
         return Unit(name, path, user, installed=installed, masked=True)
     if not path.is_file():
         raise UnitFileError(f"{path} is no regular file")
@@ -206,8 +207,17 @@ def _drop_ins(name: str, path: Path, folders: list[Path]) -> Iterator[Path]:
         for drop_in in place.glob("*.conf"):
             found.setdefault(drop_in.name, drop_in)
     for _, drop_in in sorted(found.items()):
-        if drop_in.resolve() != Path("/dev/null"):
+        if not _is_null_or_empty(drop_in):
             yield drop_in
+
+
+def _is_null_or_empty(path: Path) -> bool:
+    """null_or_empty() of systemd: asked of the file itself, for a resolved path means nothing below /proc/PID/root."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False  # reading it will tell
+    return stat.S_ISCHR(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_size == 0)
 
 
 def _drop_in_names(name: str) -> Iterator[str]:
