@@ -1,38 +1,75 @@
 """``capbg rehearse``: its options and words."""
 
-import math
+import functools
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from capbg.cli.rehearsal import lines, picture, report, script
+from capbg.cli.rehearsal.played import Played, play
 from capbg.cli.rehearsal.record import Entry, Report, Settings
 from capbg.cli.rehearsal.run import AUTO_S, InterruptedRehearsalError, Rehearsal
 from capbg.cli.rehearsal.screen import Screen
 from capbg.cli.rehearsal.tree import CannotStartError
+from capbg.cli.units.load import UnitFileError, load
+
+_OPTIONS = {
+    "type": "kind",
+    "notify_access": "notify_access",
+    "kill_mode": "kill_mode",
+    "timeout_start_s": "start_timeout",
+    "timeout_stop_s": "stop_timeout",
+    "timeout_abort_s": "abort_timeout",
+    "failure_mode": "failure_mode",
+    "watchdog_s": "watchdog",
+    "send_sigkill": "no_sigkill",
+    "success_statuses": "statuses",
+}
+"""Which parameter says what of the settings."""
 
 LOST, UNUSABLE = 1, 2
 """Exit statuses: something was lost; nothing could be rehearsed."""
 
 
-SECONDS = click.FloatRange(min=0)
-"""``inf`` is a number of seconds, too: no limit."""
+def _seconds(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not value >= 0:  # no comparison holds for nan
+        raise click.BadParameter(f"{value:g} is no length of time: write 90, 0.5 or inf")
+    return value
+
+
+def _timespan(name: str, default: float | None, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """An option that takes seconds, ``inf`` for no limit."""
+    return click.option(
+        name, type=float, default=default, show_default=True, metavar="SECONDS", callback=_seconds, help=text
+    )
 
 
 @click.command(no_args_is_help=True)
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND...")
+@click.option(
+    "--unit",
+    "unit_name",
+    metavar="UNIT",
+    help="Take COMMAND, the environment and what the options below mean from a service: a file, or an installed one's "
+    "name. What you give all the same counts.",
+)
 @click.option(
     "--signal",
     "signame",
     type=click.Choice(["TERM", "TSTP", "INT"], case_sensitive=False),
+    metavar="TERM|TSTP|INT",
     default="TERM",
     show_default=True,
     help="TERM, INT: a stop (INT as with KillSignal=SIGINT). TSTP: a suspension, a resume, a stop.",
 )
-@click.option("--after", type=SECONDS, default=1.0, show_default=True, help="Seconds from the start to the signal.")
+@_timespan("--after", 1.0, "From the start to the signal.")
 @click.option(
     "--script",
     "steps",
@@ -48,9 +85,9 @@ SECONDS = click.FloatRange(min=0)
     show_default=True,
     help=f"Type=: notify waits for READY=1; exec does not; auto waits for {AUTO_S:g} s and then takes it for exec.",
 )
-@click.option("--stop-timeout", type=SECONDS, default=90.0, show_default=True, help="TimeoutStopSec=.")
-@click.option("--start-timeout", type=SECONDS, default=90.0, show_default=True, help="TimeoutStartSec=.")
-@click.option("--abort-timeout", type=SECONDS, help="TimeoutAbortSec=; as --stop-timeout unless given.")
+@_timespan("--stop-timeout", 90.0, "TimeoutStopSec=.")
+@_timespan("--start-timeout", 90.0, "TimeoutStartSec=.")
+@_timespan("--abort-timeout", None, "TimeoutAbortSec=; as --stop-timeout unless given.")
 @click.option(
     "--failure-mode",
     type=click.Choice(["terminate", "abort", "kill"]),
@@ -72,7 +109,7 @@ SECONDS = click.FloatRange(min=0)
     show_default=True,
     help="NotifyAccess=: whose messages count.",
 )
-@click.option("--watchdog", type=SECONDS, default=0.0, metavar="SECONDS", help="WatchdogSec=; 0, the default: none.")
+@_timespan("--watchdog", 0.0, "WatchdogSec=; 0 is off.")
 @click.option(
     "--success-status",
     "statuses",
@@ -84,8 +121,11 @@ SECONDS = click.FloatRange(min=0)
 @click.option("--no-sigkill", is_flag=True, help="SendSIGKILL=no: what does not leave is left.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and nothing else, to stdout.")
 @click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw the timeline into this file.")
+@click.pass_context
 def rehearse(  # noqa: PLR0917 - click calls it by keywords
+    ctx: click.Context,
     command: tuple[str, ...],
+    unit_name: str | None,
     signame: str,
     after: float,
     steps: str | None,
@@ -121,6 +161,7 @@ def rehearse(  # noqa: PLR0917 - click calls it by keywords
     \b
     Examples:
       capbg rehearse -- python3 app.py
+      capbg rehearse --unit ./kiosk.service
       capbg rehearse --stop-timeout 20 --watchdog 5 -- /opt/kiosk/venv/bin/python /opt/kiosk/kiosk.py
       capbg rehearse --script "TSTP@2 CONT@5 TERM@8" --svg stop.svg -- python3 app.py
       capbg rehearse --type exec --kill-mode control-group -- nginx -g "daemon off;"
@@ -141,43 +182,79 @@ def rehearse(  # noqa: PLR0917 - click calls it by keywords
         send_sigkill=not no_sigkill,
         success_statuses=statuses,
     )
-    if steps is None:
-        chosen = script.of_signal(getattr(signal, f"SIG{signame.upper()}"), after)
-    else:
-        try:
-            chosen = script.parse(steps)
-        except script.ScriptError as error:
-            raise click.BadParameter(str(error), param_hint="'--script'") from None
-    if any(map(math.isnan, (after, stop_timeout, start_timeout, abort_timeout or 0.0, watchdog))):
-        raise click.UsageError("'nan' is no number of seconds: write 90, 0.5 or inf")
+    played = Played(command, settings, {}, getattr(signal, f"SIG{signame.upper()}"), ())
+    if unit_name is not None:
+        played = _over(ctx, _of_unit(unit_name), played)
+    if not played.command:
+        raise click.UsageError("give a command behind --, or a service by --unit")
     if svg is not None and not svg.parent.is_dir():
         raise click.BadParameter(f"there is no folder {str(svg.parent)!r} to write it into", param_hint="'--svg'")
-    try:
-        found = _run(command, settings, chosen, quiet=as_json)
-    except CannotStartError as error:
-        click.echo(f"capbg rehearse: {error}", err=True)
-        sys.exit(UNUSABLE)
-    except InterruptedRehearsalError as error:
-        click.echo(f"capbg rehearse: {error}", err=True)
-        sys.exit(128 + error.signum)
+    outcome = _run(played, _steps(steps, played.kill_signal, after), quiet=as_json)
     if as_json:
-        click.echo(report.to_json(found))
+        click.echo(report.to_json(outcome))
     else:
-        report.show(found, Console())
+        report.show(outcome, Console())
     if svg is not None:
-        svg.write_text(picture.draw(found), encoding="utf-8")
-    sys.exit(0 if found.passed else LOST)
+        try:
+            svg.write_text(picture.draw(outcome), encoding="utf-8")
+        except OSError as error:
+            _give_up(f"{svg} cannot be written: {error.strerror}")
+    sys.exit(0 if outcome.passed else LOST)
 
 
-def _run(command: tuple[str, ...], settings: Settings, steps: tuple[script.Step, ...], *, quiet: bool) -> Report:
+def _give_up(text: str, status: int = UNUSABLE) -> NoReturn:
+    click.echo(f"capbg rehearse: {text}", err=True)
+    sys.exit(status)
+
+
+def _steps(text: str | None, kill_signal: signal.Signals, after: float) -> tuple[script.Step, ...]:
+    if text is None:
+        return script.of_signal(kill_signal, after)
+    try:
+        return script.parse(text)
+    except script.ScriptError as error:
+        raise click.BadParameter(str(error), param_hint="'--script'") from None
+
+
+def _of_unit(name: str) -> Played:
+    try:
+        found = play(load(name))
+    except UnitFileError as error:
+        _give_up(str(error))
+    if found.not_played:
+        click.echo(f"capbg rehearse: not played of {name}: {', '.join(found.not_played)}", err=True)
+    return found
+
+
+def _over(ctx: click.Context, unit: Played, given: Played) -> Played:
+    """The unit, and over it what was given on the command line."""
+
+    def is_given(parameter: str) -> bool:
+        return ctx.get_parameter_source(parameter) is ParameterSource.COMMANDLINE
+
+    changes = {field: getattr(given.settings, field) for field, option in _OPTIONS.items() if is_given(option)}
+    return replace(
+        unit,
+        command=given.command or unit.command,
+        settings=replace(unit.settings, **changes),
+        kill_signal=given.kill_signal if is_given("signame") else unit.kill_signal,
+    )
+
+
+def _run(played: Played, steps: tuple[script.Step, ...], *, quiet: bool) -> Report:
     console = Console()
-    if quiet:
-        return Rehearsal(command, settings, steps, heard=_nothing).run()
-    if console.is_terminal and not console.is_dumb_terminal:
-        with Screen(console) as screen:
-            return Rehearsal(command, settings, steps, heard=_nothing, look=screen.show).run()
-    plain = lines.Lines(click.echo)
-    return Rehearsal(command, settings, steps, heard=plain.entry).run()
+    start = functools.partial(Rehearsal, played.command, played.settings, steps, environ=played.environ)
+    try:
+        if quiet:
+            return start(heard=_nothing).run()
+        if console.is_terminal and not console.is_dumb_terminal:
+            with Screen(console) as screen:
+                return start(heard=_nothing, look=screen.show).run()
+        return start(heard=lines.Lines(click.echo, encoding=console.encoding).entry).run()
+    except CannotStartError as error:
+        _give_up(str(error))
+    except InterruptedRehearsalError as error:
+        _give_up(str(error), 128 + error.signum)
 
 
 def _nothing(entry: Entry, began_ns: int) -> None:

@@ -10,7 +10,7 @@ import shutil
 import socket
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -134,12 +134,12 @@ class NotifySocket:
             yield Datagram(pid, tuple(line for line in data.decode(errors="replace").split("\n") if line))
 
 
-def environment(settings: Settings, path: Path) -> dict[str, str]:
-    """The environment of the program: this one's, with what systemd adds for such a unit, and nothing of an outer one.
+def environment(settings: Settings, path: Path, added: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the program: this one's and ``added``, with what systemd tells, and nothing of an outer one.
 
     WATCHDOG_PID is added by whoever knows the pid.
     """
-    made = {key: value for key, value in os.environ.items() if key not in _OURS}
+    made = {key: value for key, value in {**os.environ, **added}.items() if key not in _OURS}
     if settings.notify_access != "none":
         made |= {"NOTIFY_SOCKET": str(path), "CAPBG_TELL_TASKS": "1"}
     if settings.watchdog_s:

@@ -82,8 +82,9 @@ class Lines:
 class Rehearsal:
     """Runs one command through a script, once. For the main thread of a program that has no other children.
 
-    ``heard`` gets every entry as it is made, and when the program was started; ``look`` is called with how things stand
-    at every event and ten times a second (None: nobody looks, and nothing wakes up for it).
+    ``environ`` is added to this process's own environment. ``heard`` gets every entry as it is made, and when the
+    program was started; ``look`` is called with how things stand at every event and ten times a second (None: nobody
+    looks, and nothing wakes up for it).
     """
 
     def __init__(
@@ -92,11 +93,13 @@ class Rehearsal:
         settings: Settings,
         script: Iterable[Step],
         *,
+        environ: Mapping[str, str] | None = None,
         heard: Callable[[Entry, int], None],
         look: Callable[[Now], None] | None = None,
     ) -> None:
         self._command = tuple(command)
         self._settings = settings
+        self._environ = environ or {}
         self._steps = deque(script)
         self._heard = heard
         self._look = look
@@ -176,7 +179,7 @@ class Rehearsal:
         self._began_ns = now_ns()
         self._span = (self._service.state.value, self._began_ns)
         try:
-            environ = environment(self._settings, notify.path)
+            environ = environment(self._settings, notify.path, self._environ)
             self._tree.start(self._command, environ, stdout=outputs[0], stderr=outputs[1])
         finally:
             for fd in outputs:
