@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from capbg.cli.units.command import exec_start
@@ -234,6 +234,7 @@ DUMP = "import json, sys\nopen(sys.argv[1], 'w').write(json.dumps(sys.argv[2:]))
     max_examples=8,
     deadline=None,
     derandomize=True,
+    phases=[Phase.generate],  # shrinking 200 arguments, one service after the other, would take minutes
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(st.one_of(AWKWARD, TEXT), min_size=150, max_size=200))
