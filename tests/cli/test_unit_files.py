@@ -44,7 +44,7 @@ def values_of(unit: Unit, key: str, section: str = "Service") -> list[str]:
 
 
 IGNORED = b"""\
-# What is before any section, or is none
+\xef\xbb\xbf# A byte order mark makes a setting of a comment. What is before any section, or is none
 Stray=1
 [Unit]
 Description=all that systemd logs and skips
@@ -158,8 +158,8 @@ def test_a_line_number_is_that_of_the_first_line(tmp_path: Path) -> None:
 
 
 def test_the_last_valid_value_holds(tmp_path: Path) -> None:
-    """An invalid value leaves the one before it; dependencies cannot be reset."""
-    text = "[Unit]\nAfter=a.service\nAfter=\nAfter=b.service\n[Service]\nKillMode=mixed\nKillMode=mixt\n"
+    """An invalid value leaves the one before it; dependencies cannot be reset; a byte order mark is no part of it."""
+    text = "\ufeff[Unit]\nAfter=a.service\nAfter=\nAfter=b.service\n[Service]\nKillMode=mixed\nKillMode=mixt\n"
     unit = service(tmp_path, text)
 
     assert ["mixed"] == values_of(unit, "KillMode")
@@ -230,6 +230,7 @@ def test_a_file_elsewhere_gets_the_drop_ins_beside_it_alone(tmp_path: Path, monk
         ("./it.socket", "it.socket is a socket: only services"),
         ("./it", "it is no unit's name: only services"),
         ("./astray.service", "astray.service is a link that leads nowhere: nowhere"),
+        ("it.automount", "it.automount is an automount: only services"),
         ("kioks", r"no kioks.service in /.*; did you mean kiosk.service\?"),
         ("nothing-like-it", "no nothing-like-it.service in /.*; give a path if it is not installed"),
     ],

@@ -36,6 +36,9 @@ DEPENDENCIES = frozenset(_DEPENDENCIES.split())
 """Lists that an empty assignment does not reset: systemd.unit(5), "Example 2"."""
 
 
+_OTHER_KINDS = frozenset(
+    {"socket", "target", "timer", "mount", "automount", "swap", "path", "slice", "scope", "device"}
+)
 _NEAR = 0.75
 """How alike two names must be for one to be a slip of the other, from 0 to 1."""
 
@@ -120,7 +123,8 @@ def load(unit: str | Path, *, user: bool = False) -> Unit:
         installed = path.parent.resolve() in [folder.resolve() for folder in folders]
         folders = folders if installed else [path.parent]
     else:
-        name = str(unit) if "." in given.name else f"{unit}.service"
+        has_kind = given.suffix.removeprefix(".") in {"service", *_OTHER_KINDS}
+        name = str(unit) if has_kind else f"{unit}.service"
         path, installed = _look_up(_service_name(name), folders), True
     _service_name(name)
     if not os.access(path, os.R_OK):
@@ -150,11 +154,11 @@ def load_path(*, user: bool = False, environ: Mapping[str, str] = os.environ) ->
 
 
 def _service_name(name: str) -> str:
-    suffix = Path(name).suffix
-    if suffix != ".service":
-        kind = f"a {suffix[1:]}" if suffix else "no unit's name"
+    kind = Path(name).suffix.removeprefix(".")
+    if kind != "service":
+        what = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}" if kind in _OTHER_KINDS else "no unit's name"
         raise UnitFileError(
-            f"{name} is {kind}: only services (NAME.service) are checked, for only they are told to stop"
+            f"{name} is {what}: only services (NAME.service) are checked, for only they are told to stop"
         )
     return name
 

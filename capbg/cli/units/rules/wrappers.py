@@ -2,8 +2,8 @@
 
 Pure functions of an argument list. Of the shells and of what comes with coreutils, util-linux, dbus, xvfb, strace and
 make it was tried which of them replace themselves, and what becomes of SIGTERM at the others: Debian 12, dash 0.5.12,
-bash 5.2, coreutils 9.1, util-linux 2.38. poetry and pipenv were read (both call os.exec on Linux); the rest goes by its
-manuals.
+bash 5.2, coreutils 9.1, util-linux 2.38. poetry, pipenv (both call os.exec on Linux) and pdm (it forwards) were read;
+conda goes by its issue 10351, micromamba by its pull request 3152, the rest by their manuals.
 """
 
 import re
@@ -74,15 +74,15 @@ _FAMILIES = [
     (Manner.DIES, "xargs npx npm yarn pnpm", _START_IT),
     (Manner.LEAVES, "setsid start-stop-daemon screen tmux", _START_IT),
     (Manner.HOLDS, "systemd-inhibit systemd-run strace gdb firejail bwrap", _START_IT),
-    (Manner.HOLDS, "hatch pdm conda mamba micromamba", _BY_ITS_PYTHON),
+    (Manner.DIES, "conda hatch", _BY_ITS_PYTHON),
     (Manner.PASSES, "tini dumb-init catatonit", "Start the program itself: systemd reaps what is left."),
     (Manner.PASSES, "make nodemon watchfiles supervisord", _START_IT),
-    (Manner.PASSES, "uv uvx", _BY_ITS_PYTHON),
+    (Manner.PASSES, "uv uvx pdm mamba micromamba", _BY_ITS_PYTHON),
     (Manner.PASSES, "docker docker-compose", "Let the container's own tools run it; its patience is --stop-timeout."),
 ]
 _STAYING = {name: (manner, fix) for manner, names, fix in _FAMILIES for name in names.split()}
 _ONLY_WITH = {
-    "docker": {"run", "start", "exec"},
+    "docker": {"run", "start", "exec", "up"},
     "docker-compose": {"up", "run"},
     "uv": {"run"},
     "hatch": {"run"},
