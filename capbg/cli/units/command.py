@@ -17,8 +17,6 @@ from pathlib import Path
 
 from capbg.errors import OperatorError
 
-# os.path.isfile() and its kin, where a word need not be a path: Path.is_file() raises if it is too long for one.
-
 HOMES = tuple(map(Path, ("/home", "/root", "/run/user")))
 """What ProtectHome= hides."""
 TEMPORARY = tuple(map(Path, ("/tmp", "/var/tmp")))  # noqa: S108 - named, not written to
@@ -180,6 +178,7 @@ def _program(word: str, folder: Path, search: str) -> str:
 
 def _absolute(word: str, folder: Path) -> str:
     """The word, with the path made absolute if it is one, or an option's, that leads to a file from here."""
+    # Not Path.is_file(), here and above: it raises where a word is too long for a path.
     option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
     if not value or value.startswith(("/", "-")) or not os.path.isfile(folder / value):
         return word

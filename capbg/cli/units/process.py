@@ -121,11 +121,9 @@ def _is_shell(process: Process) -> bool:
 
 
 def _is_deaf(process: Process, number: int) -> bool:
-    """Blocked in every thread, and no signalfd and no sigwait takes it."""
+    """Blocked in every thread, and no signalfd takes it. A thread in sigwait has it unblocked meanwhile."""
     by_descriptor = process.signalfd is None or number in process.signalfd
-    by_waiting = any(number in thread.waited_for for thread in process.threads)
-    blocked = all(number in thread.blocked for thread in process.threads)
-    return blocked and not (by_descriptor or by_waiting)
+    return not by_descriptor and all(number in thread.blocked for thread in process.threads)
 
 
 def _is_taken(process: Process, number: int) -> bool:

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from capbg.errors import OperatorError
 
+from . import lockdown
 from .command import HOMES, TEMPORARY, Command, exec_start, quoted
 from .findings import Finding, Level
 from .load import Unit
+from .lockdown import Pair
 from .rules import check_unit
 from .syntax import parse
 
@@ -34,9 +36,6 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _LONGEST_NAME = 255
 _SYSTEM_UNITS = Path("/usr/lib/systemd/system")
-
-_PAIR = tuple[str, str | None]
-"""Why, and the setting itself; None: why there is none."""
 
 
 class UnusableError(OperatorError):
@@ -156,7 +155,7 @@ def _warnings(wish: Wish) -> Iterator[str]:
         yield f"there is a {wish.name}.service in {_SYSTEM_UNITS}: this one would take its place"
 
 
-def _lines(*pairs: _PAIR) -> str:
+def _lines(*pairs: Pair) -> str:
     return "".join(f"# {why}\n" + (f"{setting}\n" if setting else "") for why, setting in pairs)
 
 
@@ -240,7 +239,7 @@ def _moment(wish: Wish) -> str:
     )
 
 
-def _watchdog(wish: Wish) -> _PAIR:
+def _watchdog(wish: Wish) -> Pair:
     if wish.watchdog_s is None:
         return "No WatchdogSec=: it would kill a program whose main loop calls no heartbeat() or pump() in time.", None
     return (
@@ -268,7 +267,7 @@ def _decent(wish: Wish, warnings: list[str]) -> str:
     return _lines(*who, _state(wish), *(_handed_in(wish, warnings) if dynamic else ()))
 
 
-def _state(wish: Wish) -> _PAIR:
+def _state(wish: Wish) -> Pair:
     if wish.user:
         return (
             f"~/.config/{wish.name} (~/.local/state/{wish.name} from systemd 254 on); the program finds the path in "
@@ -281,7 +280,7 @@ def _state(wish: Wish) -> _PAIR:
     )
 
 
-def _identity(wish: Wish, warnings: list[str]) -> tuple[list[_PAIR], bool]:
+def _identity(wish: Wish, warnings: list[str]) -> tuple[list[Pair], bool]:
     """Who the service runs as, and whether that is a user made for it."""
     closed = wish.command.closed_to_others()
     if closed is not None:
@@ -296,7 +295,7 @@ def _identity(wish: Wish, warnings: list[str]) -> tuple[list[_PAIR], bool]:
                 f"User={owner}",
             )
         ], False
-    pairs: list[_PAIR] = [("An unprivileged user that exists while the program runs.", "DynamicUser=yes")]
+    pairs: list[Pair] = [("An unprivileged user that exists while the program runs.", "DynamicUser=yes")]
     if name := _free_user_name(wish.name):
         pairs.append(("Its name, for ps and ls.", f"User={name}"))
     return pairs, True
@@ -318,7 +317,7 @@ def _said(path: Path) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def _handed_in(wish: Wish, warnings: list[str]) -> list[_PAIR]:
+def _handed_in(wish: Wish, warnings: list[str]) -> list[Pair]:
     """What of /tmp the service would not see, because it has one of its own."""
     tops = []
     for place in wish.command.below(TEMPORARY):
@@ -348,9 +347,9 @@ def _hardened(wish: Wish, warnings: list[str]) -> str:
     if wish.user:
         return (
             "\n# --- What a user's own systemd, which has no privileges, can take away\n"
-            + _lines(*_USER_LIMITS, _state(wish), *_STATE_MODES)
+            + _lines(*lockdown.USER_LIMITS, _state(wish), *lockdown.STATE_MODES)
             + "\n# --- What it may ask of the kernel\n"
-            + _lines(*_NETWORK, *_CALLS)
+            + _lines(*lockdown.NETWORK, *lockdown.CALLS)
         )
     who, _ = _identity(wish, warnings)
     homes = wish.command.below(HOMES)
@@ -361,87 +360,19 @@ def _hardened(wish: Wish, warnings: list[str]) -> str:
     )
     return (
         "\n# --- Who it is\n"
-        + _lines(*who, *_POWERLESS)
+        + _lines(*who, *lockdown.POWERLESS)
         + "\n# --- What it sees\n"
         + _lines(
             _state(wish),
-            *_STATE_MODES,
+            *lockdown.STATE_MODES,
             ("Everything else is read-only.", "ProtectSystem=strict"),
             home,
             ("A /tmp of its own, gone with it.", "PrivateTmp=yes"),
             *_handed_in(wish, warnings),
-            *_SIGHT,
+            *lockdown.SIGHT,
         )
         + "\n# --- What it reaches\n"
-        + _lines(*_NETWORK)
+        + _lines(*lockdown.NETWORK)
         + "\n# --- What it may ask of the kernel\n"
-        + _lines(*_CALLS, *_MACHINE)
+        + _lines(*lockdown.CALLS, *lockdown.MACHINE)
     )
-
-
-_POWERLESS: tuple[_PAIR, ...] = (
-    ("The rest of the machine's users do not exist for it.", "PrivateUsers=yes"),
-    ("No set-user-ID program, no file capability can raise it again.", "NoNewPrivileges=yes"),
-    (
-        "No privilege is needed: signals, timers, rlimits and a greater niceness of one's own children need none.",
-        "CapabilityBoundingSet=",
-    ),
-    ("No way to make a set-user-ID file.", "RestrictSUIDSGID=yes"),
-)
-_STATE_MODES: tuple[_PAIR, ...] = (
-    ("Nobody else reads what it keeps there.", "StateDirectoryMode=0700"),
-    ("Nor what it makes elsewhere.", "UMask=0077"),
-)
-_SIGHT: tuple[_PAIR, ...] = (
-    ("No hardware. A camera needs PrivateDevices=no and DeviceAllow=/dev/video0 rw.", "PrivateDevices=yes"),
-    ("Nor by way of a device node that it finds elsewhere.", "DevicePolicy=closed"),
-    ("Its own processes only: capbg looks at none but its own.", "ProtectProc=invisible"),
-    (
-        "/proc without the machine's figures. A program that reads /proc/meminfo or /proc/stat drops this line.",
-        "ProcSubset=pid",
-    ),
-    ("Mounts it should make do not get out.", "PrivateMounts=yes"),
-    ("Shared memory and queues of its own...", "PrivateIPC=yes"),
-    ("...removed with it.", "RemoveIPC=yes"),
-)
-_NETWORK: tuple[_PAIR, ...] = (
-    (
-        "The network, and AF_UNIX, which is the notify socket: without it there is no READY=1, and the start fails.",
-        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
-    ),
-)
-_CALLS: tuple[_PAIR, ...] = (
-    ("What a service usually calls...", "SystemCallFilter=@system-service"),
-    (
-        "...without what needs privileges, and without what takes resources from others.",
-        "SystemCallFilter=~@privileged @resources",
-    ),
-    (
-        "For Limits(nice=...), which makes workers yield; the other limits go by prlimit64, which @default allows.",
-        "SystemCallFilter=setpriority",
-    ),
-    (
-        "A refused call is an error that Python reports. The default kills the process without a word.",
-        "SystemCallErrorNumber=EPERM",
-    ),
-    ("The machine's own calling convention only.", "SystemCallArchitectures=native"),
-    (
-        "Writable memory is never executable. A JIT (PyPy, numba, Node.js) cannot live with this.",
-        "MemoryDenyWriteExecute=yes",
-    ),
-    ("No containers in here.", "RestrictNamespaces=yes"),
-    ("No scheduling before others.", "RestrictRealtime=yes"),
-    ("No emulation of another kernel.", "LockPersonality=yes"),
-)
-_MACHINE: tuple[_PAIR, ...] = (
-    ("The machine's name is not the service's to change,", "ProtectHostname=yes"),
-    ("nor its clock,", "ProtectClock=yes"),
-    ("nor /proc/sys and /sys,", "ProtectKernelTunables=yes"),
-    ("nor its modules,", "ProtectKernelModules=yes"),
-    ("nor its cgroups: capbg limits its workers by rlimits, which need none.", "ProtectControlGroups=yes"),
-    ("The kernel's log is not the service's to read.", "ProtectKernelLogs=yes"),
-)
-_USER_LIMITS: tuple[_PAIR, ...] = (
-    ("No set-user-ID program, no file capability gives it more than the user has.", "NoNewPrivileges=yes"),
-    ("No way to make a set-user-ID file.", "RestrictSUIDSGID=yes"),
-)
