@@ -42,7 +42,7 @@ def rehearse(launch: Launcher, path: Path, *options: str) -> tuple[Probe, dict[s
 
 
 def test_a_unit_is_played(launch: Launcher, tmp_path: Path) -> None:
-    """Command, specifiers, variables, environment and settings are; a drop-in counts; User= is not, and that is said."""
+    """Its command, environment and settings are; a drop-in counts; User= is not, and that is told."""
     path = unit(
         tmp_path,
         *("Type=notify", "KillMode=mixed", "TimeoutStopSec=1min", "WatchdogSec=30", "SuccessExitStatus=75 TEMPFAIL 3"),
