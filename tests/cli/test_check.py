@@ -7,11 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import termios
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from capbg.cli.units.findings import Finding, Level
 from capbg.cli.units.load import load
@@ -243,7 +246,10 @@ def test_the_timeout_is_judged_by_what_can_extend_it(tmp_path: Path) -> None:
         if each.rule == "stop-timeout"
     )
 
+    (never,) = found(tmp_path, changed("TimeoutStopSec=0"))
+
     assert (WARNING, ERROR) == (extended.level, fixed.level)
+    assert never.why.startswith("Nothing ever ends a stop that hangs")
     assert "daemon-reload" in extended.why
     assert "after 30 s everything is killed" in fixed.why
     assert "Write TimeoutStopSec=192." == extended.fix == fixed.fix
@@ -287,6 +293,45 @@ def test_a_masked_unit_is_one_finding(tmp_path: Path) -> None:
     (tmp_path / "it.service").symlink_to("/dev/null")
 
     assert [("masked", ERROR)] == named(check_unit(load(tmp_path / "it.service")))
+
+
+KEYS = sorted(
+    {line.lstrip("+").partition("=")[0] for change, _ in FAULTS for line in change.split("\n")} - {"no setting"}
+)
+STRANGE = ["", "%", '"', "\\", "\\U0011ffff x", "-", "@", "@ x", ":", "5:3", "~", "~@process", "=x", "CAPBG_GRACE=nan"]
+STRANGE += [
+    "CAPBG_GRACE=1e400",
+    'A="',
+    "/bin/sh -c",
+    '/bin/sh -c "| |"',
+    '/bin/sh -c "exec"',
+    "/bin/sh /etc/passwd",
+    "1" * 400,
+]
+STRANGE += [
+    "/usr/bin/env -u",
+    "/usr/bin/env env",
+    "/bin/kill -s",
+    "/bin/kill -0 x",
+    "RTMIN+30",
+    "RTMIN+99",
+    "SIGRTMAX-1",
+]
+VALUES = st.sampled_from(STRANGE) | st.sampled_from(
+    [line.partition("=")[2] for change, _ in FAULTS for line in change.split("\n")]
+)
+
+
+@settings(deadline=None, database=None)
+@given(st.lists(st.builds(lambda key, value, end: f"{key}={value}{end}", st.sampled_from(KEYS), VALUES,
+                          st.sampled_from(["", "", " # why", "\\"]))), st.booleans())  # fmt: skip
+def test_no_unit_is_too_strange(lines: list[str], plain: bool) -> None:
+    """Whatever stands in it: findings, and never an exception."""
+    text = "\n".join([*(line for line in lines if line.startswith("[Unit]")), "[Service]", *lines])
+    with tempfile.TemporaryDirectory() as folder:
+        for finding in found(Path(folder), text.replace("[Unit]", "[Unit]\n"), plain=plain):
+            assert finding.what
+            assert finding.rule
 
 
 # ------------------------------------------------------------------------------------------------ wrappers

@@ -267,6 +267,7 @@ def test_time_spans_are_systemds() -> None:
         ("@/bin/true other \\; 'b c'\"d\"", [("/bin/true", ";", "b cd")]),
         ("-+/bin/echo \\x41 \\q \"it's\" ''", [("/bin/echo", "A", "\\q", "it's", "")]),
         ("sleep 5", [("sleep", "5")]),
+        ('/bin/true ";" x', [("/bin/true", ";", "x")]),
         ("/bin/true a;b ;", [("/bin/true", "a;b")]),
     ],
 )

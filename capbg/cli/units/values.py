@@ -66,11 +66,19 @@ def signum(text: str) -> int:
     if name.isdecimal() and 1 <= int(name) <= signal.SIGRTMAX:
         return int(name)
     if match := re.fullmatch(r"RTMIN(\+\d+)?|RTMAX(-\d+)?", name):
-        base = signal.SIGRTMIN if name.startswith("RTMIN") else signal.SIGRTMAX
-        return base + int(match[1] or match[2] or 0)
+        number = (signal.SIGRTMIN if name.startswith("RTMIN") else signal.SIGRTMAX) + int(match[1] or match[2] or 0)
+        if signal.SIGRTMIN <= number <= signal.SIGRTMAX:
+            return number
     if f"SIG{name}" in signal.Signals.__members__:
         return signal.Signals[f"SIG{name}"]
     raise ValueError("a signal such as SIGTERM")
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's name: ``SIGTERM``, ``SIGRTMIN+1``."""
+    if number in set(signal.Signals):
+        return signal.Signals(number).name
+    return f"SIGRTMIN+{number - signal.SIGRTMIN}" if number > signal.SIGRTMIN else f"signal {number}"
 
 
 def size(text: str) -> float:
@@ -203,7 +211,7 @@ def exit_statuses(text: str) -> tuple[set[int], set[int]]:
     """Return the exit statuses and the signals of a SuccessExitStatus= line; what is neither is left out."""
     statuses: set[int] = set()
     signals: set[int] = set()
-    for word in words(text):
+    for word in text.split():
         if word.isdecimal():
             statuses.add(int(word))
         elif word in EXIT_NAMES:

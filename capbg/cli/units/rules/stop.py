@@ -3,6 +3,7 @@
 import math
 import signal
 from collections.abc import Iterator
+from itertools import zip_longest
 
 from capbg.cli.units import values
 from capbg.cli.units.findings import Finding, Level
@@ -166,7 +167,7 @@ def kill_signal(unit: Unit) -> Iterator[Finding]:
         setting = unit.last("Service", key)
         if not setting or values.signum(setting.value) in {signal.SIGTERM, signal.SIGINT, signal.SIGKILL}:
             continue
-        name = signal.Signals(values.signum(setting.value)).name
+        name = values.signal_name(values.signum(setting.value))
         suspends = values.signum(setting.value) == signal.SIGTSTP
         yield found(
             Level.ERROR,
@@ -260,7 +261,7 @@ def exec_stop(unit: Unit) -> Iterator[Finding]:
                 Level.ERROR,
                 "exec-stop",
                 setting,
-                f"capbg stops on SIGTERM and SIGINT; {signal.Signals(sent or 0).name} may end the program on the spot.",
+                f"capbg stops on SIGTERM and SIGINT; {values.signal_name(sent or 0)} may end the program on the spot.",
                 fix="Take ExecStop= out: systemd sends SIGTERM by itself.",
             )
         elif sent is None:
@@ -303,7 +304,7 @@ def _signal_sent(argv: tuple[str, ...]) -> int | None:
     at = next((number for number, name in enumerate(names) if name in {"kill", "killall", "pkill"}), None)
     if at is None:
         return None
-    for option, following in zip(words[at + 1 :], [*words[at + 2 :], ""], strict=True):
+    for option, following in zip_longest(words[at + 1 :], words[at + 2 :], fillvalue=""):
         asked = following if option in {"-s", "--signal", "-n"} else option.removeprefix("--signal=").removeprefix("-")
         if option.startswith("-"):
             try:
