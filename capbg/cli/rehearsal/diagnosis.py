@@ -119,20 +119,16 @@ def losses(case: Case) -> Iterator[str]:
         yield "No stop was rehearsed: " + (
             "it ended by itself before." if case.was_ready else "it was never ready, and so never active."
         )
-    if service.result != "success":
-        yield (
-            f"systemd calls it failed: Result={service.result}, "
-            f"main process {service.code or 'gone'}, status={exit_text(service.code, service.status)}."
-        )
-    elif service.code == "killed":
-        yield f"It died of {signal.Signals(service.status).name}: no line of its own ran to finish anything."
-    elif service.status:
-        yield f"It left with exit status {service.status}: by its own word, work is left."
+    by_its_word = service.code == "exited" and service.result in {"success", "exit-code"}
+    if not by_its_word:
+        yield from _verdict(service)
     for task in case.tasks:
         if task.lost:
             yield f"Task {task.name} was {task.state}{f': {task.reason}' if task.reason else ''}."
         elif not task.settled:
             yield f"Task {task.name} was {task.state} when it was last heard of: its end was never told."
+    if by_its_word:  # what its exit status stands for comes first
+        yield from _verdict(service)
     if case.killed:
         yield f"SIGKILL had to end {_named(case.killed)}."
     if case.evidence.left:
@@ -142,6 +138,18 @@ def losses(case: Case) -> Iterator[str]:
         )
     if case.evidence.suspension_asked and not case.evidence.suspended:
         yield "It was told to suspend (SIGTSTP) and did not stop itself."
+
+
+def _verdict(service: Service) -> Iterator[str]:
+    if service.result != "success":
+        yield (
+            f"systemd calls it failed: Result={service.result}, "
+            f"main process {service.code or 'gone'}, status={exit_text(service.code, service.status)}."
+        )
+    elif service.code == "killed":
+        yield f"It died of {signal.Signals(service.status).name}: no line of its own ran to finish anything."
+    elif service.status:
+        yield f"It left with exit status {service.status}: by its own word, work is left."
 
 
 # ------------------------------------------------------------------------------------------------------- what to mend
