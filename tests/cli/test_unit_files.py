@@ -204,6 +204,7 @@ def test_drop_ins_apply_by_their_names_over_all_directories(tmp_path: Path, monk
         "late/a-b@.service.d/30-template.conf",
         "early/a-b@.service.d/40-twice.conf",
     ] == [value.removeprefix("FROM=") for value in values_of(unit, "Environment")]
+    assert "50-masked.conf" not in [path.name for path in unit.drop_ins]
     assert "/bin/sleep x" == unit.expand(values_of(unit, "ExecStart")[0])
 
 
