@@ -167,8 +167,8 @@ FAULTS: list[tuple[str, list[tuple[str, Level]]]] = [
     ),
     ("SystemCallFilter=@basic-io @file-system\nSystemCallErrorNumber=EPERM", [("system-calls", ERROR)]),
     (
-        "SystemCallFilter=@basic-io @file-system @io-event @network-io @process @signal @timer ioctl setpgid setpriority\n"
-        "SystemCallErrorNumber=EPERM",
+        "SystemCallFilter=@basic-io @file-system @io-event @network-io @process @signal @timer\n"
+        "SystemCallFilter=ioctl setpgid setpriority\nSystemCallErrorNumber=EPERM",
         [],
     ),
     ("SystemCallFilter=~@timer\nSystemCallErrorNumber=EPERM", [("system-calls", ERROR)]),
