@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 
 import click
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from capbg.errors import CapbgError
@@ -106,14 +105,14 @@ def _document(subject: _Subject) -> dict[str, object]:
 
 def _show(subjects: Sequence[_Subject], *, rules: int) -> None:
     """On a terminal in its width and in colours; elsewhere one line is one line."""
-    console = Console(highlight=False, soft_wrap=False)
-    wraps = console.is_terminal
+    console = Console(highlight=False)
 
     def line(text: Text, indent: int) -> None:
-        if wraps:
-            console.print(Padding(text, (0, 0, 0, indent), expand=False))
-        else:
-            console.print(Text(" " * indent) + text, soft_wrap=True)
+        # Wrapped here and not by a Padding, which fills every line with blanks up to the edge.
+        parts = text.wrap(console, max(20, console.width - indent)) if console.is_terminal else [text]
+        for part in parts:
+            part.rstrip()
+            console.print(Text(" " * indent) + part, soft_wrap=True)
 
     for subject in subjects:
         for finding in subject.findings:

@@ -511,6 +511,7 @@ def test_a_terminal_gets_its_width_and_colours(tmp_path: Path) -> None:
     assert re.sub(r"\x1b\[[0-9;]*m", "", bare) == plain
     assert 60 < max(map(len, plain.splitlines())) <= 80
     assert "    fix: Write KillMode=mixed." in plain.splitlines()
+    assert not [line for line in plain.splitlines() if line.endswith(" ")]
 
 
 def test_scripts_get_one_document(tmp_path: Path) -> None:
