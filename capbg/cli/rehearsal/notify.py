@@ -22,6 +22,9 @@ from capbg.cli.rehearsal.record import Settings, TaskSeen
 _CREDENTIALS = struct.Struct("3i")
 _MOST_FDS = 253
 """SCM_MAX_FD: what one datagram can carry (unix(7))."""
+_LONGEST = 4096
+"""NOTIFY_BUFFER_MAX: systemd drops a longer message. What capbg tells of its tasks is not for systemd, and longer."""
+_STATES = ("READY", "STOPPING", "RELOADING")
 _OURS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CAPBG_TELL_TASKS")
 
 
@@ -31,14 +34,22 @@ class Datagram:
 
     pid: int
     lines: tuple[str, ...]
+    dropped: str = ""
+    """Why systemd would not take it, or a part of it, as it stands."""
 
     @property
     def fields(self) -> dict[str, str]:
-        """The assignments; the first of two for the same field counts, as in systemd."""
+        """The assignments: the first of two for the same field counts, but the last READY=1, STOPPING=1 or RELOADING=1.
+
+        As in systemd; of those three the last stands last.
+        """
         found: dict[str, str] = {}
         for line in self.lines:
             key, equals, value = line.partition("=")
-            if equals and key != FIELD:
+            if key in _STATES and value == "1":
+                found.pop(key, None)
+                found[key] = value
+            elif equals and key != FIELD:
                 found.setdefault(key, value)
         return found
 
@@ -131,7 +142,26 @@ class NotifySocket:
                     received.frombytes(content[: len(content) - len(content) % received.itemsize])
                     for fd in received:
                         os.close(fd)
-            yield Datagram(pid, tuple(line for line in data.decode(errors="replace").split("\n") if line))
+            yield _datagram(pid, data)
+
+
+def _datagram(pid: int, data: bytes) -> Datagram:
+    """Read it as manager_dispatch_notify_fd() and service_notify_message() do."""
+    if len(data) > _LONGEST and not data.startswith(FIELD.encode()):
+        return Datagram(pid, (), f"{len(data)} bytes, and {_LONGEST} is the most")
+    if b"\0" in data[:-1]:
+        return Datagram(pid, (), "there is a NUL byte in it")
+    lines, dropped = [], ""
+    for line in data.removesuffix(b"\0").replace(b"\r", b"\n").split(b"\n"):
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            text = line.decode(errors="replace")
+            if line.startswith(b"STATUS="):
+                text, dropped = "STATUS=", "STATUS= is not UTF-8, and now it has none"
+        if text:
+            lines.append(text)
+    return Datagram(pid, tuple(lines), dropped)
 
 
 def environment(settings: Settings, path: Path, added: Mapping[str, str]) -> dict[str, str]:
@@ -142,6 +172,6 @@ def environment(settings: Settings, path: Path, added: Mapping[str, str]) -> dic
     made = {key: value for key, value in {**os.environ, **added}.items() if key not in _OURS}
     if settings.notify_access != "none":
         made |= {"NOTIFY_SOCKET": str(path), "CAPBG_TELL_TASKS": "1"}
-    if settings.watchdog_s:
+    if settings.watchdog_s not in {0, float("inf")}:
         made["WATCHDOG_USEC"] = str(round(settings.watchdog_s * 1e6))
     return made

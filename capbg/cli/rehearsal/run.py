@@ -7,6 +7,7 @@ This file must not know how a rehearsal is shown, nor what is to be thought of i
 """
 
 import contextlib
+import dataclasses
 import os
 import selectors
 import signal
@@ -34,7 +35,7 @@ from capbg.cli.rehearsal.record import (
     Who,
 )
 from capbg.cli.rehearsal.script import Anchor, Step
-from capbg.cli.rehearsal.service import Action, Say, Send, Service, State
+from capbg.cli.rehearsal.service import Action, Say, Send, Service, State, seconds_text
 from capbg.cli.rehearsal.tree import Tree
 
 AUTO_S = 5.0
@@ -97,6 +98,8 @@ class Rehearsal:
         heard: Callable[[Entry, int], None],
         look: Callable[[Now], None] | None = None,
     ) -> None:
+        if settings.notify_access == "none" and (settings.type == "notify" or settings.watchdog_s):
+            settings = dataclasses.replace(settings, notify_access="main")  # which both imply (systemd.service(5))
         self._command = tuple(command)
         self._settings = settings
         self._environ = environ or {}
@@ -129,6 +132,8 @@ class Rehearsal:
         """When SIGTSTP was sent."""
         self._suspended_ns: int | None = None
         self._stop_ns: int | None = None
+        self._is_main_lost = False
+        """Whether a main process that is not this one's child has ended, and its parent may still leave it here."""
         self._woken: int = 0
         self._shown_ns = 0
 
@@ -220,7 +225,12 @@ class Rehearsal:
         return self._settings.type == "auto" and self._service.state is State.START
 
     def _look_at_processes(self) -> None:
+        if self._is_main_lost and self._tree.is_child(self._tree.main_pid):
+            self._is_main_lost = False
+            self._tell_exit()
         self._tree.reap_others()
+        if self._service.state.over:
+            return
         if self._tree.pidfd < 0 and not self._tree.members():
             self._perform(self._service.emptied(now_ns()))
         stopped = self._suspending_ns is not None and self._tree.stopped
@@ -259,16 +269,19 @@ class Rehearsal:
         while (found := self._next_step()) is not None and found[1] <= now_ns() and not self._service.state.over:
             step = self._steps.popleft()
             self._step_ns = now_ns()
-            if step.stop and not self._service.state.stopping:
-                self._stop_ns = now_ns()
-                # No "Say": the step itself is the news.
-                self._enter(Who.SYSTEMD, f"stop asked for, as by systemctl stop ({self._settings_text()})")
+            if step.stop:
+                before = self._service.state
+                if not before.stopping:
+                    self._stop_ns = now_ns()
+                already = before.stopping and before is not State.STOP_WATCHDOG
+                more = "it is stopping already and gets no signal" if already else self._settings_text()
+                self._enter(Who.SYSTEMD, f"stop asked for, as by systemctl stop ({more})")
                 self._perform(self._service.stop_asked(now_ns(), others=self._tree.others()))
             else:
                 self._by_hand(step.signum)
 
     def _settings_text(self) -> str:
-        return f"KillMode={self._settings.kill_mode}, TimeoutStopSec={self._settings.timeout_stop_s:g}"
+        return f"KillMode={self._settings.kill_mode}, TimeoutStopSec={seconds_text(self._settings.timeout_stop_s)}"
 
     def _by_hand(self, signum: signal.Signals) -> None:
         if signum == signal.SIGTSTP:
@@ -295,6 +308,9 @@ class Rehearsal:
             now = now_ns()
             if datagram.tasks:
                 self._take_tasks(datagram.tasks, now)
+            if datagram.dropped:
+                text = f"message from PID {datagram.pid} dropped: {datagram.dropped}"
+                self._enter(Who.SYSTEMD, text, Tone.BAD)
             if not (fields := datagram.fields):
                 continue
             if self._refused(datagram):
@@ -367,6 +383,16 @@ class Rehearsal:
     def _on_exit(self) -> None:
         self._selector.unregister(self._tree.pidfd)
         self._note_margin()
+        if not self._tree.is_child(self._tree.main_pid):
+            # Its parent is told, not we: unless that leaves before it has reaped it.
+            self._tree.close()
+            self._is_main_lost = True
+            self._evidence.main_ended_ns = now_ns()
+            self._service.main_lost()
+            return
+        self._tell_exit()
+
+    def _tell_exit(self) -> None:
         code, status = self._tree.reap_main()
         self._evidence.main_ended_ns = now_ns()
         self._perform(self._service.main_exited(code, status, now_ns(), others=self._tree.others()))
@@ -410,7 +436,8 @@ class Rehearsal:
         others = len(alive) - bool(main)
         count = "" if not others else f"{others} other{'s' if others > 1 else ''}" if main else _processes(others)
         whom = " and ".join(filter(None, (main, count))) or "nobody"
-        self._signals.append(SignalSent(now_ns(), send.signum.name, whom.replace(main, "main process", 1)))
+        told = whom.replace(main, "main process", 1) if main else whom
+        self._signals.append(SignalSent(now_ns(), send.signum.name, told))
         behind = "" if send.signum is signal.SIGKILL else ", SIGCONT behind it"
         self._enter(Who.SYSTEMD, f"{send.signum.name} to {whom}{behind}", Tone.BAD if not behind else Tone.PLAIN)
 

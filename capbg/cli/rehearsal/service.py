@@ -9,13 +9,14 @@ systemd hold this file against it. The names of states and results are systemd's
 * The first failure is the result: a program that exits with 0 behind its timeout is still ``timeout``.
 * SIGCONT comes right behind every signal but SIGKILL.
 
-What is not played: ExecStop= and its like, Restart=, RuntimeMaxSec=, FDSTORE=, a ``daemon-reload`` in mid-stop. A timer
-of systemd's may be up to 0.25 s late (the default accuracy of sd-event); here it strikes on time.
+What is not played: ExecStop= and its like, Restart=, RuntimeMaxSec=, FDSTORE=, RELOADING=1, a ``daemon-reload`` in
+mid-stop. A timer of systemd's may be up to 0.25 s late (the default accuracy of sd-event); here it strikes on time.
 
 This file must not know of processes, descriptors or clocks: instants are arguments, and so is how many processes the
 service has beside its main one.
 """
 
+import re
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -52,6 +53,12 @@ class State(Enum):
         """Whether it is on its way down."""
         return self not in {State.START, State.RUNNING, State.DEAD, State.FAILED}
 
+
+_NUMBER = re.compile(
+    r"[ \t\r\n]*\+?(?:0[xX](?P<x>[0-9a-fA-F]+)|0[bB](?P<b>[01]+)|0[oO]?(?P<o>[0-7]*)|(?P<d>[1-9][0-9]*))"
+)
+_BASES = {"x": 16, "b": 2, "o": 8, "d": 10}
+_STATES = ("READY", "STOPPING")
 
 _STOPS = {State.STOP_WATCHDOG, State.STOP_SIGTERM, State.STOP_SIGKILL}
 _SIGKILLS = {State.STOP_SIGKILL, State.FINAL_SIGKILL}
@@ -104,12 +111,12 @@ class Service:
         self.timer_why = ""
         self.watchdog_ns: int | None = None
         """When the watchdog bites; None: it is off."""
-        self.watchdog_usec = round(settings.watchdog_s * 1e6)
+        self.watchdog_usec = 0 if settings.watchdog_s == float("inf") else round(settings.watchdog_s * 1e6)
         self.was_running = False
         self.watchdog_in_stop = False
         """Whether it was in a stop that the watchdog bit."""
         self._stopping_told = False
-        """STOPPING=1 came before READY=1."""
+        """STOPPING=1 came before READY=1, and nothing else since."""
 
     # ------------------------------------------------------------------------------------------------------ events
 
@@ -126,18 +133,20 @@ class Service:
             yield from self._enter_start_post(now, others=others)
 
     def stop_asked(self, now: int, *, others: int) -> Iterator[Action]:
-        """``systemctl stop``. In a stop it changes nothing."""
-        if self.state in {State.START, State.RUNNING}:
+        """``systemctl stop``. In a stop it changes nothing, unless that is the watchdog's."""
+        if self.state in {State.START, State.RUNNING, State.STOP_WATCHDOG}:
             yield from self._enter_signal(State.STOP_SIGTERM, "success", now, others)
 
     def message(self, fields: Mapping[str, str], now: int, *, others: int) -> Iterator[Action]:
         """A datagram from somebody who may notify. The fields are taken in systemd's order, not in that of the text."""
-        if fields.get("READY") == "1" and self.state is State.START and self.settings.type != "exec":
+        # Of these the last one wins; the others of the same datagram are not even looked at.
+        told = next((key for key in reversed(list(fields)) if key in _STATES and fields[key] == "1"), "")
+        if told:
+            self._stopping_told = told == "STOPPING"
+        if told == "READY" and self.state is State.START and self.settings.type != "exec":
             yield from self._enter_start_post(now, others=others)
-        if fields.get("STOPPING") == "1":
-            self._stopping_told = True
-            if self.state is State.RUNNING:
-                self._stop_by_notify(now)
+        elif told == "STOPPING" and self.state is State.RUNNING:
+            self._stop_by_notify(now)
         if "STATUS" in fields:
             self.status_text = fields["STATUS"]
         if (value := fields.get("EXTEND_TIMEOUT_USEC")) is not None:
@@ -155,7 +164,10 @@ class Service:
                 self._reset_watchdog(now)
 
     def main_exited(self, code: str, status: int, now: int, *, others: int) -> Iterator[Action]:
-        """The main process has ended: ``exited`` with a status, ``killed`` or ``dumped`` by a signal."""
+        """The main process has ended: ``exited`` with a status, ``killed`` or ``dumped`` by a signal.
+
+        Of one that is not systemd's own child nobody may ever tell: then this never comes, but :meth:`main_lost`.
+        """
         self.main_alive = False
         self.code, self.status = code, status
         failure = self._judge(code, status)
@@ -173,9 +185,13 @@ class Service:
             case _ if self.state.stopping:
                 yield from self._enter_dead(failure)
 
+    def main_lost(self) -> None:
+        """The main process has ended, which only its parent was told: systemd notices when the last process has."""
+        self.main_alive = False
+
     def emptied(self, now: int) -> Iterator[Action]:
         """Its last process has ended."""
-        if self.main_alive and not self.main_alien:
+        if self.main_alive:
             return  # its exit is still to be told
         if self.state is State.RUNNING:
             yield from self._enter_running("success", now, 0)
@@ -233,7 +249,9 @@ class Service:
         kills = self.settings.send_sigkill
         if waits:
             abort_s = self.settings.timeout_abort_s
-            if state in _WATCHDOGS and abort_s is not None:
+            if state in _WATCHDOGS and abort_s == 0:  # unlike the others, that is no infinity
+                self.until_ns, self.timer_why = now, "TimeoutAbortSec=0"
+            elif state in _WATCHDOGS and abort_s is not None:
                 self._arm(now, abort_s, "TimeoutAbortSec")
             else:
                 self._arm(now, self.settings.timeout_stop_s, "TimeoutStopSec")
@@ -342,8 +360,15 @@ class Service:
 
 
 def _usec(value: str) -> int | None:
-    """A number of microseconds as systemd's safe_atou64() takes it; None: it does not parse."""
-    return int(value) if value.isascii() and value.isdigit() and int(value) <= _INFINITY else None
+    """A number of microseconds as systemd's safe_atou64() takes it; None: it does not parse.
+
+    It is read as strtoull(3) reads one of base 0: 0x7f is one, too, and 010 is 8.
+    """
+    found = _NUMBER.fullmatch(value)
+    if found is None or found.lastgroup is None:
+        return None
+    number = int(found[found.lastgroup] or "0", _BASES[found.lastgroup])
+    return number if number <= _INFINITY else None
 
 
 def seconds_text(duration_s: float) -> str:
@@ -364,6 +389,14 @@ def seconds_text(duration_s: float) -> str:
 def exit_text(code: str, status: int) -> str:
     """As ``systemctl status`` shows it: ``9/KILL``, ``75/TEMPFAIL``, ``0/SUCCESS``, ``3/NOTIMPLEMENTED``."""
     if code != "exited":
-        return f"{status}/{signal.Signals(status).name.removeprefix('SIG')}" if status else "?"
+        return f"{status}/{signal_name(status).removeprefix('SIG')}" if status else "?"
     names = {0: "SUCCESS", 1: "FAILURE", 2: "INVALIDARGUMENT", 69: "UNAVAILABLE", 70: "SOFTWARE", 75: "TEMPFAIL"}
     return f"{status}/{names[status]}" if status in names else f"{status}/n/a"
+
+
+def signal_name(number: int) -> str:
+    """``SIGTERM``, ``SIGRTMIN+3``: every number has one, and Python knows but two of the real-time ones."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"

@@ -27,6 +27,8 @@ _TERM_BIT = 1 << (signal.SIGTERM - 1)
 _NAME_MOST = 120
 _SHOWN_MOST = 200
 """How many processes are looked at closely."""
+_LOOKS = 10
+"""How often processes are looked for at most, where some come and go all the time."""
 _KILL_ROUND_NS = 20_000_000
 _KILL_NS = 5_000_000_000
 """How long the end of SIGKILLed processes is waited for: one in an uninterruptible system call may take for ever."""
@@ -103,9 +105,9 @@ class Tree:
             os._exit(127)
 
     def _set_main(self, pid: int) -> None:
+        pidfd = os.pidfd_open(pid)
         self.close()
-        self.main_pid = pid
-        self.pidfd = os.pidfd_open(pid)
+        self.main_pid, self.pidfd = pid, pidfd
 
     def adopt_main(self, pid: int) -> bool:
         """Take another process of the service for the main one (MAINPID=); return whether it is one of the service's.
@@ -143,17 +145,26 @@ class Tree:
                     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
 
     def members(self) -> list[int]:
-        """The pids of all processes that have not ended, parents before children."""
+        """The pids of all processes that have not ended, parents before children.
+
+        Looked for again until two looks agree: what loses its parent between two reads comes to this process, whose
+        children had been read by then.
+        """
+        found = self._descendants()
+        for _ in range(_LOOKS):
+            before, found = found, self._descendants()
+            if before == found:
+                break
+        return [pid for pid in found if (_stat(pid) or ["Z"])[0] not in {"Z", "X"}]
+
+    @staticmethod
+    def _descendants() -> list[int]:
         found: list[int] = []
-        parents: dict[int, list[int]] = {}
-        for name in os.listdir("/proc"):
-            if name.isdigit() and (fields := _stat(int(name))) is not None:
-                parents.setdefault(int(fields[1]), []).append(int(name))
-        level = parents.get(os.getpid(), [])
+        level = _children(os.getpid())
         while level:
             found += level
-            level = [child for pid in level for child in parents.get(pid, ())]
-        return [pid for pid in found if (_stat(pid) or ["Z"])[0] not in {"Z", "X"}]
+            level = [child for pid in level for child in _children(pid)]
+        return found
 
     def others(self) -> int:
         """How many there are beside the main process."""
