@@ -1,8 +1,9 @@
 """``capbg check``: its options and words. What is wrong is found by ``units/``; here it is shown."""
 
+import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 import click
@@ -35,7 +36,9 @@ class _Subject:
 @click.argument("units", nargs=-1, metavar="[UNIT]...")
 @click.option("--user", is_flag=True, help="Look bare names up among the user's own services.")
 @click.option("--plain", is_flag=True, help="The program does not use capbg: leave out advice for those that do.")
-@click.option("--pid", "pids", type=int, multiple=True, metavar="PID", help="Look at a running process.")
+@click.option(
+    "--pid", "pids", type=int, multiple=True, metavar="PID", help="Look at a running process, and at its service."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
 def check(units: tuple[str, ...], pids: tuple[int, ...], *, user: bool, plain: bool, as_json: bool) -> None:
     """Say what would go wrong when a service is told to stop.
@@ -73,19 +76,12 @@ def check(units: tuple[str, ...], pids: tuple[int, ...], *, user: bool, plain: b
     unread: list[str] = []
     for name in units:
         try:
-            unit = load(name, user=user)
+            subjects.append(_look_at_unit(name, user=user, plain=plain))
         except CapbgError as error:
             unread.append(str(error))
-            continue
-        findings = check_unit(unit, plain=plain)
-        of_capbg = 0 if plain or "capbg" in unit.name else len(findings) - len(check_unit(unit, plain=True))
-        files = [str(unit.path), *map(str, unit.drop_ins)]
-        subjects.append(_Subject(unit.name, files, findings, of_capbg))
     for pid in pids:
-        from .units.process import check_process
-
         try:
-            subjects.append(_Subject(f"process {pid}", findings=check_process(pid)))
+            subjects += _look_at_process(pid, plain=plain)
         except CapbgError as error:
             unread.append(str(error))
     if as_json:
@@ -96,6 +92,24 @@ def check(units: tuple[str, ...], pids: tuple[int, ...], *, user: bool, plain: b
         click.echo(f"capbg check: {sentence}", err=True)
     bad = any(finding.level is not Level.NOTE for each in subjects for finding in each.findings)
     sys.exit(2 if unread else int(bad))
+
+
+def _look_at_unit(name: str, *, user: bool, plain: bool) -> _Subject:
+    unit = load(name, user=user)
+    findings = check_unit(unit, plain=plain)
+    of_capbg = 0 if plain or "capbg" in unit.name else len(findings) - len(check_unit(unit, plain=True))
+    files = [str(unit.path), *map(str, unit.drop_ins)]
+    return _Subject(unit.name, files, findings, of_capbg)
+
+
+def _look_at_process(pid: int, *, plain: bool) -> Iterator[_Subject]:
+    """The process, and its service's unit where that can be read here (in a container's process it cannot)."""
+    from .units.process import check_process, is_user_unit, unit_of
+
+    yield _Subject(f"process {pid}", findings=check_process(pid))
+    if (name := unit_of(pid)) is not None and name.endswith(".service"):
+        with contextlib.suppress(CapbgError):
+            yield _look_at_unit(name, user=is_user_unit(pid), plain=plain)
 
 
 def _document(subject: _Subject) -> dict[str, object]:

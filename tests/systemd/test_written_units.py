@@ -102,8 +102,11 @@ def test_a_written_unit_keeps_what_it_promises(bed: Bed, program: Path) -> None:
 
     start(*services)
     looked_at = [look(bed, each.show("MainPID")["MainPID"]) for each in services]
+    pid = services[0].show("MainPID")["MainPID"]
+    checked = json.loads(bed.run(sys.executable, "-m", "capbg.cli", "check", "--json", "--pid", pid).stdout)
     stop(*services)
 
+    assert [f"process {pid}", "plain.service"] == [each["name"] for each in checked["checked"]]
     assert [(0, "", "")] * 2 == [(each.returncode, each.stdout, each.stderr) for each in verified]
     assert scores[1] <= 1.3 < 5 < scores[0], scores
     assert ["plain.service", "locked.service"] == [told["unit"] for told in looked_at]
