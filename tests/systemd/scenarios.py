@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.probe import PREAMBLE
+
 Action = tuple[Any, ...]
 """(seconds behind what it answers, what, words...), as tests/systemd/puppet.py knows them."""
 Verdict = tuple[str, str, int]
@@ -519,3 +521,80 @@ MESSAGES = [
     ),
 ]
 """STOPPING=1, STATUS=, NotifyAccess=, MAINPID=, signals by hand."""
+
+TOLD = "backgrounded: 1 of 1 task finished"
+
+
+def _app(work: str, *, grace: float = 30, kill_after: float = 1, loop: str = "idle()", behind: str = "pass") -> str:
+    """A program that uses capbg: a task that does ``work``, the main loop, and what comes behind the block."""
+    return f"""{PREAMBLE}
+app = capbg.App("kiosk", grace={grace}, kill_after={kill_after})
+
+@app.background_task()
+def save(task):
+    {work}
+
+def feed():
+    while True:
+        app.heartbeat()
+        time.sleep(0.05)
+
+try:
+    with app:
+        if "UP" in os.environ:
+            open(os.environ.pop("UP"), "w").close()
+        {loop}
+finally:
+    {behind}
+"""
+
+
+_WORK = _app("time.sleep(2.5)")
+_HANGS = """while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass"""
+
+CAPBG = [
+    Scenario("work within its timeout", CLEAN, source=_app("time.sleep(0.3)"), unit={"TimeoutStopSec": 3}, status=TOLD),
+    Scenario("work beyond its timeout", CLEAN, source=_WORK, status=TOLD),
+    Scenario("by the default KillMode=", CLEAN, source=_WORK, unit={"KillMode": "control-group"}, status=TOLD),
+    Scenario("by SIGINT", CLEAN, source=_WORK, unit={"KillSignal": "SIGINT"}, status=TOLD),
+    Scenario("under a watchdog", CLEAN, source=_app("time.sleep(4)", loop="feed()"), unit=_watched(), status=TOLD),
+    Scenario(
+        "work that hangs",
+        ("exit-code", "exited", 75),
+        source=_app(_HANGS, grace=1.5),
+        status="backgrounded: 0 of 1 task finished",
+    ),
+    Scenario("it lingers behind its tasks", KILLED, source=_app("pass", behind="idle()"), status=TOLD),
+    Scenario(
+        "its main loop hangs",
+        BITTEN,
+        source=_app("pass", loop="idle()"),
+        unit=_watched(),
+        stop=False,
+        status="active",
+        tight=True,
+    ),
+    Scenario(
+        "stopped while suspended",
+        CLEAN,
+        source=_app("time.sleep(0.2)", loop="feed()"),
+        unit={"WatchdogSec": 3, "TimeoutStopSec": 3},
+        hand=["SIGTSTP", "SIGWINCH", "SIGWINCH"],
+        status=TOLD,
+        tight=True,
+    ),
+    Scenario(
+        "suspended, and back",
+        CLEAN,
+        source=_app("time.sleep(0.2)", loop="feed()"),
+        unit={"WatchdogSec": 3, "TimeoutStopSec": 3},
+        hand=["SIGTSTP", "SIGWINCH", "SIGWINCH", "SIGCONT", "SIGWINCH"],
+        status=TOLD,
+        tight=True,
+    ),
+]
+"""Programs that use capbg."""

@@ -19,7 +19,7 @@ from tests.probe import clean_environment
 
 from . import puppet
 from .bed import CHECKOUT, CLD_NAMES, Bed, Service
-from .scenarios import ENDS, EXTENSIONS, KILL_MODES, MESSAGES, NUMBERS, STARTS, WATCHDOG, Scenario, Verdict
+from .scenarios import CAPBG, ENDS, EXTENSIONS, KILL_MODES, MESSAGES, NUMBERS, STARTS, WATCHDOG, Scenario, Verdict
 
 NEAR_S = 0.3
 """How far apart the two may be: systemd's timers have a slack of 0.25 s, by design."""
@@ -98,6 +98,7 @@ class Seen:
             "kill-modes": KILL_MODES,
             "ends": ENDS,
             "messages": MESSAGES,
+            "capbg": CAPBG,
         }.items()
     ],
 )
@@ -197,7 +198,8 @@ def _rehearsed(scenario: Scenario, text: str) -> Seen:
     report = json.loads(text)
     spans = {state: [each for each in report["spans"] if each["state"] == state] for state in ("running", "suspended")}
     active = spans["running"] + spans["suspended"]
-    base = max(each["end"] for each in active) if active else report["began"]
+    stop = 0.0 if report["stop"] is not None else max((each["end"] for each in active), default=0.0)
+    base = stop if active else report["began"]
     times = {"end": report["ended"] - base}
     for entry in report["entries"]:
         if entry["who"] == "systemd" and entry["text"].startswith("Main process exited"):

@@ -406,7 +406,7 @@ class Rehearsal:
     # ------------------------------------------------------------------------------------------------- perform
 
     def _perform(self, actions: Iterable[Action]) -> None:
-        service = self._service
+        service, at_ns = self._service, now_ns()
         before = service.state, service.until_ns, service.watchdog_ns
         if before[0].stopping:
             self._note_margin()
@@ -417,9 +417,9 @@ class Rehearsal:
                 case Say(text, bad):
                     self._enter(Who.SYSTEMD, text, Tone.BAD if bad else Tone.PLAIN)
         if service.state is not before[0]:
-            self._note_state(service.state.value)
+            self._note_state(service.state.value, at_ns)
             if service.state is State.RUNNING:
-                self._ready_ns = now_ns()
+                self._ready_ns = at_ns
         if (service.until_ns, service.watchdog_ns) != before[1:]:
             self._note_deadline(before[1], before[2])
 
@@ -459,8 +459,8 @@ class Rehearsal:
             self._entries.append(entry)
         self._heard(entry, self._began_ns)
 
-    def _note_state(self, state: str) -> None:
-        now = now_ns()
+    def _note_state(self, state: str, at_ns: int | None = None) -> None:
+        now = now_ns() if at_ns is None else at_ns
         self._spans.append(Span(self._span[0], self._span[1], now))
         self._span = (state, now)
         if self._service.state.stopping and self._stop_ns is None:
