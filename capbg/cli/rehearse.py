@@ -209,6 +209,8 @@ def _give_up(text: str, status: int = UNUSABLE) -> NoReturn:
 
 def _steps(text: str | None, kill_signal: signal.Signals, after: float) -> tuple[script.Step, ...]:
     if text is None:
+        if after == float("inf"):
+            raise click.BadParameter("the signal has to come some time: write 90 or 0.5", param_hint="'--after'")
         return script.of_signal(kill_signal, after)
     try:
         return script.parse(text)
