@@ -21,8 +21,9 @@ COLUMNS = ("id", "name", "state", "started", "soft", "hard", "ended", "done", "t
 PACE_NS = NS // 10
 """How often changes are told, at most and while a grace period is on."""
 
-_A_DATAGRAM = 24
-"""Tasks told in one: some 5 kB, far below what a socket's buffer holds (wmem_default)."""
+_A_DATAGRAM = 48 * 1024
+"""Characters told in one, about: below what a socket's buffer holds (net.core.wmem_default, 208 kB), and few datagrams,
+for as few as ten may wait to be read (net.unix.max_dgram_qlen)."""
 _LONGEST = 200
 """Characters kept of a name, a message, a reason."""
 
@@ -44,12 +45,24 @@ class Teller:
             if self._told.get(run.id) != line:
                 self._told[run.id] = line
                 lines.append(f"{FIELD}={line}")
-        return ["\n".join(lines[start : start + _A_DATAGRAM]) for start in range(0, len(lines), _A_DATAGRAM)]
+        return _packed(lines)
 
     def tell_all(self, runs: Iterable[Run], now: int) -> list[str]:
         """Return datagrams for all of them: the last word, whatever was lost before."""
         self._told.clear()
         return self.tell(runs, now)
+
+
+def _packed(lines: Iterable[str]) -> list[str]:
+    packed: list[list[str]] = []
+    space = 0
+    for line in lines:
+        space -= len(line) + 1
+        if space < 0:
+            packed.append([])
+            space = _A_DATAGRAM - len(line) - 1
+        packed[-1].append(line)
+    return ["\n".join(each) for each in packed]
 
 
 def _line(run: Run) -> str:
