@@ -109,18 +109,21 @@ class _Reading:
 def load(unit: str | Path, *, user: bool = False) -> Unit:
     """Read a service and its drop-ins.
 
-    What contains a ``/``, or is a file here, is a path. Lying in the load path it gets the drop-ins of the whole load
-    path, lying elsewhere only those beside it: what this machine adds to a unit of that name is no part of the file. A
-    bare name is looked for in the load path, which ``SYSTEMD_UNIT_PATH`` overrides as it does for systemd.
+    What contains a ``/``, or is here, is a path. Lying in the load path it gets the drop-ins of the whole load path,
+    lying elsewhere only those beside it: what this machine adds to a unit of that name is no part of the file. Lying
+    where a user's own systemd looks, it is a user's service. A bare name is looked for in the load path, which
+    ``SYSTEMD_UNIT_PATH`` overrides as it does for systemd.
 
     Raises:
         UnitFileError: there is no such file, it cannot be read, or it is not a service.
     """
     folders = load_path(user=user)
     given = Path(unit)
-    if "/" in str(unit) or os.path.isfile(given):
+    if "/" in str(unit) or os.path.isfile(given) or (given.suffix == ".service" and os.path.lexists(given)):
         name, path = given.name, _beside(given)
-        installed = path.parent.resolve() in [folder.resolve() for folder in folders]
+        user = user or ("SYSTEMD_UNIT_PATH" not in os.environ and _lies_in(path, load_path(user=True)))
+        folders = load_path(user=user)
+        installed = _lies_in(path, folders)
         folders = folders if installed else [path.parent]
     else:
         has_kind = given.suffix.removeprefix(".") in {"service", *_OTHER_KINDS}
@@ -139,6 +142,10 @@ def load(unit: str | Path, *, user: bool = False) -> Unit:
     for drop_in in drop_ins:
         reading.add(drop_in)
     return Unit(name, path, user, drop_ins, tuple(reading.settings), tuple(reading.findings), installed)
+
+
+def _lies_in(path: Path, folders: list[Path]) -> bool:
+    return path.parent.resolve() in [folder.resolve() for folder in folders]
 
 
 def load_path(*, user: bool = False, environ: Mapping[str, str] = os.environ) -> list[Path]:
@@ -171,7 +178,7 @@ def _template(name: str) -> str | None:
 
 def _beside(given: Path) -> Path:
     if os.path.isdir(given):
-        raise UnitFileError(f"{given} is a directory: name the unit files in it, {given}/*.service")
+        raise UnitFileError(f"{given} is a directory: name the unit files in it, {given / '*.service'}")
     template = _template(given.name)
     candidates = [given, *([given.with_name(template)] if template else [])]
     for path in candidates:
@@ -188,8 +195,9 @@ def _look_up(name: str, folders: list[Path]) -> Path:
         for folder in folders:
             if os.path.exists(folder / each):
                 return folder / each
-    near = difflib.get_close_matches(name, {each.name for f in folders for each in f.glob("*.service")}, 1, _NEAR)
-    hint = f"did you mean {near[0]}?" if near else "give a path if it is not installed"
+    there = {each.stem for folder in folders for each in folder.glob("*.service")}
+    near = difflib.get_close_matches(name.removesuffix(".service"), there, 1, _NEAR)
+    hint = f"did you mean {near[0]}.service?" if near else "give a path if it is not installed"
     raise UnitFileError(f"no {name} in {', '.join(_there(folders))}; {hint}")
 
 
