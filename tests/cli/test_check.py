@@ -126,6 +126,8 @@ FAULTS: list[tuple[str, list[tuple[str, Level]]]] = [
     ("RuntimeMaxSec=1d", [("runtime-max", WARNING)]),
     ("OOMPolicy", [("oom-policy", WARNING)]),
     ("OOMPolicy=kill", [("oom-policy", WARNING)]),
+    ("OOMPolicy\nDelegate=yes", []),
+    ("RestartSec\nStartLimitInterval=0", []),
     ("RemainAfterExit=yes", [("remain-after-exit", WARNING)]),
     ("ExitType=cgroup", [("exit-type", WARNING)]),
     # command
@@ -135,6 +137,7 @@ FAULTS: list[tuple[str, list[tuple[str, Level]]]] = [
     ("+ExecStart=/bin/sleep 5", [("exec-start", ERROR)]),
     ("ExecStart=/bin/sleep 5 # why", [("command-line", WARNING)]),
     ("ExecStart=/bin/sleep 5 >> /tmp/log", [("command-line", WARNING)]),
+    ('ExecStart=/bin/grep -e "|" \'#\' "&&" \\x3e', []),
     ("ExecStart=-/bin/sleep 5", [("exec-start-minus", WARNING)]),
     ("ExecStart=/nowhere/kiosk", [("not-found", NOTE)]),
     ("ExecStart=/etc/passwd", [("not-found", NOTE)]),
@@ -150,17 +153,23 @@ FAULTS: list[tuple[str, list[tuple[str, Level]]]] = [
     ("RestrictAddressFamilies=AF_INET AF_INET6", [("address-families", ERROR)]),
     ("RestrictAddressFamilies=none", [("address-families", ERROR)]),
     ("RestrictAddressFamilies=~AF_UNIX AF_PACKET", [("address-families", ERROR)]),
+    ("RestrictAddressFamilies=AF_UNIX\nRestrictAddressFamilies=none", [("address-families", ERROR)]),
     ("RestrictAddressFamilies=AF_INET\nRestrictAddressFamilies=AF_UNIX", []),
     ("RestrictAddressFamilies=~AF_PACKET", []),
     ("WorkingDirectory=/home/kiosk\nProtectHome=yes", [("hidden", ERROR)]),
     ("WorkingDirectory=/home/kiosk\nProtectHome=read-only", []),
     ("WorkingDirectory=/home/kiosk\nProtectHome=tmpfs\nBindPaths=/home/kiosk", []),
+    ("WorkingDirectory=/home/kiosk\nProtectHome=yes\nBindPaths=/srv/kiosk:/home/kiosk:rbind", []),
+    ("WorkingDirectory=/home/it\nProtectHome=yes\nBindReadOnlyPaths=/home/%N", []),
+    ("ExecStart=/bin/sleep --pid-file /tmp/it.pid /tmp/it.sock\nPrivateTmp=yes", []),
+    ("ExecStart=/bin/sh -e /tmp/it\nPrivateTmp=yes", [("hidden", ERROR)]),
     ("WorkingDirectory=/var/tmp/kiosk\nDynamicUser=yes", [("hidden", ERROR)]),
     ("WorkingDirectory=/srv/kiosk\nInaccessiblePaths=-/srv", [("hidden", ERROR)]),
     ("NoExecPaths=/", [("not-executable", ERROR)]),
     ("ExecStart=/bin/su kiosk\nUser=kiosk\nNoNewPrivileges=yes", [("privileges", ERROR), ("wrapper", ERROR)]),
     ("SystemCallFilter=@system-service\nSystemCallErrorNumber=EPERM", []),
     ("SystemCallFilter=@system-service", [("system-call-error", WARNING)]),
+    ("SystemCallFilter=@system-service\nSystemCallErrorNumber=kill", [("system-call-error", WARNING)]),
     (
         "SystemCallFilter=@system-service\nSystemCallFilter=~@process\nSystemCallErrorNumber=EPERM",
         [("system-calls", ERROR)],
@@ -177,7 +186,8 @@ FAULTS: list[tuple[str, list[tuple[str, Level]]]] = [
     ("SystemCallFilter=~@process\nSystemCallFilter=\nSystemCallErrorNumber=EPERM", []),
     # limits
     ("TasksMax=1", [("processes", ERROR)]),
-    ("LimitNPROC=5", [("processes", WARNING)]),
+    ("LimitNPROC=5", []),
+    ("LimitNPROC=5\nUser=kiosk", [("processes", WARNING)]),
     ("TasksMax=10%", []),
     ("LimitNOFILE=20", [("files", WARNING)]),
     ("LimitCPU=1h", [("cpu-limit", WARNING)]),
@@ -260,6 +270,27 @@ def test_the_timeout_is_judged_by_what_can_extend_it(tmp_path: Path) -> None:
     assert "Write TimeoutStopSec=192." == extended.fix == fixed.fix
 
 
+def test_what_a_fix_says_is_what_mends_it(tmp_path: Path) -> None:
+    """A time is written in digits that systemd reads, rounded up: the unit with it is clean."""
+    for grace in ("1234567", "180.1234567", "0.5"):
+        unit = changed(f"Environment=CAPBG_GRACE={grace}", "TimeoutStopSec=2")
+        finding = next(each for each in found(tmp_path, unit) if each.rule == "stop-timeout")
+        mended = unit.replace("TimeoutStopSec=2", re.findall(r"TimeoutStopSec=[^ ]*\d", finding.fix)[0])
+
+        assert [] == [each for each in found(tmp_path, mended) if each.rule == "stop-timeout"]
+
+    (endless,) = check_unit(load(write(tmp_path / "it.service", changed("TimeoutStopSec=infinity")), user=True))
+    assert "Write the longest time that a stop may take: TimeoutStopSec=120." == endless.fix
+
+
+def test_a_signal_that_does_nothing_is_not_said_to_kill(tmp_path: Path) -> None:
+    """signal(7): some end a program that does not handle them, others are ignored, and the stop waits in vain."""
+    (ends,), (ignored,) = (found(tmp_path, changed(f"KillSignal={each}")) for each in ("SIGQUIT", "SIGWINCH"))
+
+    assert "it ends on the spot" in ends.why
+    assert "systemd waits until the timeout" in ignored.why
+
+
 def test_the_grace_is_taken_from_wherever_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file wins over Environment=; a variable that may come from elsewhere is not guessed at."""
     monkeypatch.setenv("SYSTEMD_UNIT_PATH", str(tmp_path))
@@ -277,11 +308,15 @@ def test_the_grace_is_taken_from_wherever_it_stands(tmp_path: Path, monkeypatch:
     assert "Write TimeoutStopSec=612." == told["a file"][0].fix
 
 
-def test_a_users_service_ends_with_its_manager(tmp_path: Path) -> None:
-    """Beyond 120 s a user's own service is killed with user@.service; a system service is not."""
+def test_a_users_service_ends_with_its_manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond 120 s a user's own service, also known by where it lies, is killed with user@.service; others are not."""
     path = write(tmp_path / "it.service", GOOD)
+    own = write(tmp_path / "systemd/user/it.service", GOOD)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("SYSTEMD_UNIT_PATH", raising=False)
 
     assert [("stop-cap", WARNING)] == named(check_unit(load(path, user=True)))
+    assert [("stop-cap", WARNING)] == named(check_unit(load(own)))
     assert [] == check_unit(load(path))
 
 

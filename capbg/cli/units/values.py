@@ -53,6 +53,13 @@ def span(text: str, *, unit: float = 1.0) -> float:
     return total
 
 
+def digits(seconds: float) -> str:
+    """Return a time as systemd and capbg read it: digits to the microsecond and no exponent, or ``infinity``."""
+    if seconds == math.inf:
+        return "infinity"
+    return str(int(seconds)) if seconds == int(seconds) else f"{seconds:.6f}".rstrip("0")
+
+
 def boolean(text: str) -> bool:
     """Return a yes or no, in any of systemd's spellings."""
     if text.lower() in TRUE | FALSE:
@@ -100,6 +107,15 @@ def words(text: str) -> list[str]:
         ValueError: a quote is not closed, or a backslash ends the value.
     """
     return [word for _, word in _words(text)]
+
+
+def bare_words(text: str) -> list[str]:
+    """Return the words of a value that are written without quotes and escapes.
+
+    Raises:
+        ValueError: as :func:`words`.
+    """
+    return [word for raw, word in _words(text) if raw == word]
 
 
 def _words(text: str) -> list[tuple[str, str]]:

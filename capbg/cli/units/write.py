@@ -21,6 +21,7 @@ from .load import Unit
 from .lockdown import Pair
 from .rules import check_unit
 from .syntax import parse
+from .values import digits
 
 DEFAULT_GRACE_S = 180.0
 USER_GRACE_S = 108.0
@@ -134,11 +135,6 @@ def _judged(text: str, wish: Wish) -> list[Finding]:
     return [finding for finding in check_unit(unit) if finding.level is not Level.NOTE]
 
 
-def number(value: float) -> str:
-    """Return seconds as systemd and capbg read them: digits, and no exponent."""
-    return str(int(value)) if value == int(value) else f"{value:.6f}".rstrip("0")
-
-
 def _warnings(wish: Wish) -> Iterator[str]:
     if wish.user and wish.stop_timeout_s > USER_MANAGER_S:
         yield (
@@ -225,7 +221,7 @@ def _moment(wish: Wish) -> str:
         ),
         (
             "The grace period in seconds. systemd does not tell a service its TimeoutStopSec=, so it stands here.",
-            f"Environment=CAPBG_GRACE={number(wish.grace_s)}",
+            f"Environment=CAPBG_GRACE={digits(wish.grace_s)}",
         ),
         (f"{all_of_it}\n# extension.{_cap(wish)}", f"TimeoutStopSec={wish.stop_timeout_s}"),
         _watchdog(wish),
@@ -244,7 +240,7 @@ def _watchdog(wish: Wish) -> Pair:
         return "No WatchdogSec=: it would kill a program whose main loop calls no heartbeat() or pump() in time.", None
     return (
         "No sign of life for so long, by heartbeat() or pump() in its main loop: restarted.",
-        f"WatchdogSec={number(wish.watchdog_s)}",
+        f"WatchdogSec={digits(wish.watchdog_s)}",
     )
 
 

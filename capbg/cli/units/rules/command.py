@@ -22,7 +22,7 @@ def command_line(unit: Unit) -> Iterator[Finding]:
     for key in _KEYS:
         for setting in unit.all("Service", key):
             try:
-                parsed = values.commands(setting.value)
+                values.commands(setting.value)
             except ValueError as expected:
                 yield found(
                     Level.ERROR,
@@ -32,7 +32,7 @@ def command_line(unit: Unit) -> Iterator[Finding]:
                     fix="Mend the line; see COMMAND LINES in systemd.service(5).",
                 )
                 continue
-            words = [word for each in parsed for word in each.argv[1:]]
+            words = values.bare_words(setting.value)  # in quotes they are meant: jq ".a | .b"
             if "#" in words:
                 yield found(
                     Level.WARNING,

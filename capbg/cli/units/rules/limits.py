@@ -7,7 +7,7 @@ from capbg.cli.units import values
 from capbg.cli.units.findings import Finding, Level
 from capbg.cli.units.load import Unit
 
-from .facts import found
+from .facts import found, on, text
 
 _FEW_TASKS = 10
 _FEW_FILES = 64
@@ -33,10 +33,17 @@ def _of(unit: Unit, key: str) -> float:
     return values.rlimit(setting.value, of=_MEASURES[key])
 
 
+def _is_root(unit: Unit) -> bool:
+    """Whom RLIMIT_NPROC does not bind: getrlimit(2)."""
+    return not unit.user and text(unit, "User", "root") in {"root", "0"} and not on(unit, "DynamicUser")
+
+
 def processes(unit: Unit) -> Iterator[Finding]:
     """Each task is a process."""
     for key, of_whom in (("TasksMax", "this service"), ("LimitNPROC", "this user")):
         number, setting = _of(unit, key), unit.last("Service", key)
+        if key == "LimitNPROC" and _is_root(unit):
+            continue
         if setting and number < _FEW_TASKS:
             yield found(
                 Level.ERROR if number <= 1 else Level.WARNING,

@@ -47,7 +47,9 @@ def start_limit(unit: Unit) -> Iterator[Finding]:
         return
     delay = values.span(text(unit, "RestartSec", "0.1"))
     interval = values.span(
-        text(unit, "StartLimitIntervalSec", section="Unit") or text(unit, "StartLimitInterval", "10", section="Unit")
+        text(unit, "StartLimitIntervalSec", section="Unit")
+        or text(unit, "StartLimitInterval", section="Unit")
+        or text(unit, "StartLimitInterval", "10")
     )
     burst = text(unit, "StartLimitBurst", text(unit, "StartLimitBurst", "5"), section="Unit")
     if not burst.isdecimal() or interval == math.inf or not interval or not int(burst):
@@ -92,7 +94,8 @@ def lifetime(unit: Unit) -> Iterator[Finding]:
 
 def out_of_memory(unit: Unit) -> Iterator[Finding]:
     """One worker out of memory is one task lost, not all."""
-    policy, setting = text(unit, "OOMPolicy", "stop"), unit.last("Service", "OOMPolicy")
+    setting = unit.last("Service", "OOMPolicy")
+    policy = text(unit, "OOMPolicy", "continue" if on(unit, "Delegate") else "stop")  # systemd.service(5)
     if policy != "continue":
         yield found(
             Level.WARNING,

@@ -1,6 +1,7 @@
 """What a sandbox hides from the program or refuses it: systemd.exec(5)."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,12 @@ from capbg.cli.units.load import Unit
 from capbg.cli.units.syntax import Setting
 
 from .facts import commands, found, has_notify_socket, on, text
+from .wrappers import program
 
 _HOMES = ("/home", "/root", "/run/user")
 _TMPS = ("/tmp", "/var/tmp")  # noqa: S108 - these are what PrivateTmp= replaces
+
+_INTERPRETER = re.compile(r"(python|pypy|perl|ruby|node|php|lua|java|[a-z]*sh)[\d.]*")
 
 
 def address_families(unit: Unit) -> Iterator[Finding]:
@@ -21,7 +25,10 @@ def address_families(unit: Unit) -> Iterator[Finding]:
     refused: set[str] = set()
     settings = unit.all("Service", "RestrictAddressFamilies")
     for setting in settings:
-        names = set(setting.value.removeprefix("~").split()) - {"none"}
+        if setting.value == "none":
+            allowed, refused = set(), set()
+            continue
+        names = set(setting.value.removeprefix("~").split())
         inverted = setting.value.startswith("~")
         if setting is settings[0] and not inverted:
             allowed = set()
@@ -44,7 +51,7 @@ def address_families(unit: Unit) -> Iterator[Finding]:
 def hidden(unit: Unit) -> Iterator[Finding]:
     """The program and its directory can be seen from within."""
     bound = [
-        Path(word.removeprefix("-").split(":")[-1])
+        _destination(unit.expand(word))
         for key in ("BindPaths", "BindReadOnlyPaths")
         for each in unit.all("Service", key)
         for word in each.value.split()
@@ -66,20 +73,36 @@ def hidden(unit: Unit) -> Iterator[Finding]:
                 )
 
 
+def _destination(bound: str) -> Path:
+    """Where a word of BindPaths= shows: ``SOURCE``, or ``SOURCE:DESTINATION:OPTIONS``."""
+    source, *rest = bound.removeprefix("-").split(":")
+    return Path(rest[0] if rest else source)
+
+
 def _named(unit: Unit) -> Iterator[tuple[Setting, Path, str]]:
-    """The paths that a service needs to start, and those that a virtual environment's interpreter leads to."""
+    """The paths that a service needs to start, and those that a virtual environment's interpreter leads to.
+
+    An argument is one if a file is there now; else it may be what the program makes itself: a socket in its own /tmp.
+    """
     for setting, command in commands(unit, "ExecStart"):
         for word in command.argv:
-            if word.startswith("/"):
+            if word.startswith("/") and (word in _started(command.argv) or os.path.isfile(word)):
                 yield setting, Path(word), ""
-        program = Path(command.program)
-        if program.is_absolute() and os.path.isfile(program) and program.resolve().parent != program.parent:
-            yield setting, program.resolve(), f", where {program} leads to,"
+        path = Path(command.program)
+        if path.is_absolute() and os.path.isfile(path) and path.resolve().parent != path.parent:
+            yield setting, path.resolve(), f", where {path} leads to,"
     directory = unit.last("Service", "WorkingDirectory")
     if directory and not directory.value.startswith("-"):
         value = unit.expand(directory.value)
         if value.startswith("/"):
             yield directory, Path(value), ""
+
+
+def _started(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """The program, what it becomes, and the script that an interpreter is given."""
+    inner = program(argv)
+    script = next((word for word in inner[1:] if not word.startswith("-")), "")
+    return argv[0], inner[0], script if _INTERPRETER.fullmatch(inner[0].rpartition("/")[2]) else ""
 
 
 def _hiding(unit: Unit) -> Iterator[tuple[Path, Setting]]:

@@ -27,6 +27,9 @@ _POWEROFF_S = 30 * 60.0
 """JobTimeoutSec= of poweroff.target and reboot.target."""
 _USER_MANAGER_S = 120.0
 """TimeoutStopSec= of user@.service."""
+_HARMLESS = {signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH, signal.SIGCONT}
+_HARMLESS |= {signal.SIGSTOP, signal.SIGTTIN, signal.SIGTTOU}
+"""What is ignored, or only stops a process, unless it is handled: signal(7). SIGCONT follows the signal of a stop."""
 
 
 def kill_mode(unit: Unit) -> Iterator[Finding]:
@@ -95,7 +98,7 @@ def _in_seconds(text: str) -> str:
         meant = values.span(text)
     except ValueError:
         meant = 0.0
-    return f"{meant:g}" if 0 < meant < math.inf else f"{GRACE_S:g}"
+    return values.digits(meant if 0 < meant < math.inf else GRACE_S)
 
 
 def stop_covers_grace(unit: Unit) -> Iterator[Finding]:
@@ -119,7 +122,7 @@ def stop_covers_grace(unit: Unit) -> Iterator[Finding]:
             if extended
             else f"without a notify socket nothing extends it: after {timeout:g} s everything is killed."
         ),
-        fix=f"Write TimeoutStopSec={needed:g}"
+        fix=f"Write TimeoutStopSec={values.digits(math.ceil(needed))}"
         + ("" if variable else ", or the grace that you mean: Environment=CAPBG_GRACE=SECONDS")
         + ".",
         what="" if setting else f"no TimeoutStopSec=: {timeout:g} s hold",
@@ -132,23 +135,28 @@ def stop_cap(unit: Unit) -> Iterator[Finding]:
     variable, length = grace(unit)
     at = setting or (variable.at if variable else None)
     longest = max(timeout, length or 0)
-    if unit.user and longest > _USER_MANAGER_S:
+    if setting and timeout == math.inf:
+        yield found(
+            Level.WARNING,
+            "stop-timeout",
+            setting,
+            "Nothing ever ends a stop that hangs; "
+            + (
+                "at a logout all is killed after the 120 s of user@.service."
+                if unit.user
+                else "a poweroff waits 30 minutes, then forces it."
+            ),
+            fix=f"Write the longest time that a stop may take: TimeoutStopSec={120 if unit.user else 192}.",
+        )
+    elif unit.user and longest > _USER_MANAGER_S:
         yield found(
             Level.WARNING,
             "stop-cap",
             at or unit,
             "At logout and at a shutdown user@.service is killed after its own 120 s, with every service in it, "
             "whatever they extend.",
-            fix=f"A drop-in for user@.service with TimeoutStopSec={longest:g}, or a shorter grace.",
+            fix=f"A drop-in for user@.service with TimeoutStopSec={values.digits(longest)}, or a shorter grace.",
             what="" if at else f"a grace of {longest:g} s in a user's service",
-        )
-    elif setting and timeout == math.inf:
-        yield found(
-            Level.WARNING,
-            "stop-timeout",
-            setting,
-            "Nothing ever ends a stop that hangs; a poweroff waits 30 minutes, then forces it.",
-            fix="Write the longest time that a stop may take: TimeoutStopSec=192.",
         )
     elif not unit.user and longest > _POWEROFF_S:
         yield found(
@@ -167,18 +175,15 @@ def kill_signal(unit: Unit) -> Iterator[Finding]:
         setting = unit.last("Service", key)
         if not setting or values.signum(setting.value) in {signal.SIGTERM, signal.SIGINT, signal.SIGKILL}:
             continue
-        name = values.signal_name(values.signum(setting.value))
-        suspends = values.signum(setting.value) == signal.SIGTSTP
-        yield found(
-            Level.ERROR,
-            "kill-signal",
-            setting,
-            "capbg suspends on SIGTSTP and does not leave: systemd kills it at the end of the timeout."
-            if suspends
-            else f"capbg stops on SIGTERM and SIGINT; unless the program handles {name} itself, it ends on the spot, "
-            f"and a {verb} runs no task.",
-            fix=f"Take {key}= out: SIGTERM is the default.",
+        number = values.signum(setting.value)
+        why = (
+            f"capbg stops on SIGTERM and SIGINT; unless the program handles {values.signal_name(number)} itself, "
+            + ("nothing comes of it: systemd waits" if number in _HARMLESS else "it ends on the spot")
+            + (" until the timeout, then kills it." if number in _HARMLESS else f", and a {verb} runs no task.")
         )
+        if number == signal.SIGTSTP:
+            why = "capbg suspends on SIGTSTP and does not leave: systemd kills it at the end of the timeout."
+        yield found(Level.ERROR, "kill-signal", setting, why, fix=f"Take {key}= out: SIGTERM is the default.")
 
 
 def kill_signal_kill(unit: Unit) -> Iterator[Finding]:

@@ -98,7 +98,8 @@ def filtered(unit: Unit) -> Iterator[Finding]:
     if not seen or not seen.last:
         return
     refused = [call for call in PURPOSES if seen.refuses(call)]
-    kills = not text(unit, "SystemCallErrorNumber") and not set(refused) <= seen.with_error
+    with_error = text(unit, "SystemCallErrorNumber", "kill") != "kill"
+    kills = not with_error and not set(refused) <= seen.with_error
     if refused:
         purposes = list(dict.fromkeys(PURPOSES[call] for call in refused))
         yield found(
@@ -118,7 +119,7 @@ def filtered(unit: Unit) -> Iterator[Finding]:
         )
     if refused:
         return
-    if not text(unit, "SystemCallErrorNumber"):
+    if not with_error:
         yield found(
             Level.WARNING,
             "system-call-error",
