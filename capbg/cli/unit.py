@@ -22,10 +22,11 @@ Install what it writes, as root:
 \b
 Or for yourself alone:
   mkdir -p ~/.config/systemd/user
-  capbg unit --user --name kiosk -o ~/.config/systemd/user/kiosk.service -- python kiosk.py
+  capbg unit --user --name kiosk -- python kiosk.py \
+      > ~/.config/systemd/user/kiosk.service
   systemctl --user daemon-reload
   systemctl --user enable --now kiosk
-  loginctl enable-linger           # to run from boot on, and beyond your logout
+  loginctl enable-linger       # to run from boot on, and beyond your logout
 
 \b
 Look at it, and try a stop before it happens:
@@ -105,7 +106,7 @@ def unit(
         bare = write.service_name(name)
         wish = write.Wish(
             name=bare,
-            command=look_up(command, folder=Path.cwd(), search=os.environ.get("PATH", os.defpath)),
+            command=look_up(command, folder=_here(), search=os.environ.get("PATH", os.defpath)),
             description=write.description(f"{bare}, with a moment to finish" if description is None else description),
             grace_s=(write.USER_GRACE_S if user else write.DEFAULT_GRACE_S) if grace is None else grace,
             watchdog_s=watchdog,
@@ -123,11 +124,18 @@ def unit(
         click.echo(f"capbg unit: warning: {warning}", err=True)
 
 
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise write.UnusableError("the directory you are in is gone: change to another one") from error
+
+
 def _put(text: str, output: Path | None, *, force: bool) -> None:
     if output is None:
         click.echo(text.encode(), nl=False)
         return
-    if output.is_dir():
+    if os.path.isdir(output):  # Path.is_dir() raises where a name is too long, or closed to us
         raise write.UnusableError(f"{output} is a directory: name a file in it")
     try:
         with output.open("w" if force else "x", encoding="utf-8") as file:

@@ -170,6 +170,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["--name", "x", "-o", "app.py", "--", "/usr/bin/env"], "is there already: --force"),
     (["--name", "x", "-o", ".", "--force", "--", "/usr/bin/env"], "is a directory"),
     (["--name", "x", "-o", "no/x.service", "--", "/usr/bin/env"], "cannot be written"),
+    (["--name", "x", "-o", "x" * 300, "--", "/usr/bin/env"], "cannot be written: file name too long"),
 ]
 
 
@@ -186,6 +187,20 @@ def test_what_cannot_be_good_is_refused(folder: Path, arguments: list[str], sent
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert {"app.py": "print()\n"} == {path.name: path.read_text() for path in folder.iterdir() if path.suffix != ".sh"}
+
+
+def test_a_directory_that_is_gone_is_said_to_be(folder: Path) -> None:
+    """Nothing can be made absolute from there."""
+    (folder / "gone").mkdir()
+    with contextlib.chdir(folder / "gone"):
+        (folder / "gone").rmdir()
+        result = CliRunner().invoke(unit, ["--name", "x", "--", "/usr/bin/env"])
+        os.chdir(folder)  # or chdir() could not come back
+
+    assert (2, "capbg unit: the directory you are in is gone: change to another one\n") == (
+        result.exit_code,
+        result.stderr,
+    )
 
 
 def test_a_file_is_written_over_only_by_force(folder: Path) -> None:
