@@ -1,8 +1,10 @@
 """What `capbg check --pid` says of real processes: five kinds of them first, then one fault each."""
 
+import ctypes
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -323,12 +325,13 @@ def test_a_worker_points_to_its_app(launch: Launcher) -> None:
 # ------------------------------------------------------------------------------------------- what cannot be looked at
 
 
-def as_other_user(question: Callable[[], object]) -> object:
-    """The answer, as JSON, of a fork of this process that has become somebody else."""
+def as_other_user(question: Callable[[], object], *, first: Callable[[], object] = bool) -> object:
+    """The answer, as JSON, of a fork of this process that has become somebody else; ``first`` is done as root."""
     read_fd, write_fd = os.pipe()
     child = os.fork()
     if child == 0:
         try:
+            first()
             os.setgroups([])
             os.setresgid(65534, 65534, 65534)
             os.setresuid(65534, 65534, 65534)
@@ -342,6 +345,35 @@ def as_other_user(question: Callable[[], object]) -> object:
         answer = answers.read()
     os.waitpid(child, 0)
     return json.loads(answer)
+
+
+def hide_others() -> None:
+    """Mount a /proc, in a mount namespace of its own, whose directories are open to their owners alone: proc(5)."""
+    new_namespace = 0x00020000  # CLONE_NEWNS
+    if ctypes.CDLL(None).unshare(new_namespace):
+        raise PermissionError("no mount namespace")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "proc", "-o", "hidepid=1", "proc", "/proc"], check=True)
+
+
+def seen(pid: int) -> str:
+    """What is said of a process in a sentence, or that it could be looked at."""
+    try:
+        check_process(pid)
+    except ProcessError as error:
+        return str(error)
+    return "seen"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_a_proc_that_hides_others_is_said_to(launch: Launcher) -> None:
+    """With hidepid=1 another user's process is a sentence; one's own is looked at all the same."""
+    probe = started(launch, GOOD_APP)
+    answer = as_other_user(lambda: [seen(probe.pid), seen(os.getpid())], first=hide_others)
+    if isinstance(answer, str) and ("no mount namespace" in answer or "CalledProcessError" in answer):
+        pytest.skip(f"no /proc can be mounted here: {answer}")
+
+    assert [f"process {probe.pid} is closed to you (/proc is mounted with hidepid): look as root", "seen"] == answer
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")

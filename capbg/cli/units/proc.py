@@ -121,6 +121,8 @@ def read(pid: int) -> Process:
         raise ProcessError(
             f"there is no process {pid}: it may have just ended, or /proc hides other users' processes (hidepid)"
         ) from None
+    except PermissionError:
+        raise ProcessError(f"process {pid} is closed to you (/proc is mounted with hidepid): look as root") from None
 
 
 def cgroup_of(pid: int) -> str:
@@ -243,7 +245,7 @@ def _children(place: Path) -> Iterator[Child]:
         for pid in pids:
             try:
                 name, fields = _stat(Path(f"/proc/{pid}"))
-            except (FileNotFoundError, ProcessLookupError):
+            except (FileNotFoundError, ProcessLookupError, PermissionError):  # hidepid=1: another user's
                 continue
             if fields[0] not in {"Z", "X"}:
                 yield Child(int(pid), name, int(fields[2]))
@@ -313,7 +315,7 @@ def _user_room(place: Path, uid: int) -> Iterator[Room]:
         if entry.name.isdigit():
             try:
                 status = _status(entry / "status")
-            except (FileNotFoundError, ProcessLookupError):
+            except (FileNotFoundError, ProcessLookupError, PermissionError):  # hidepid=1: another user's
                 continue
             if status["Uid"].split()[0] == str(uid):
                 used += int(status.get("Threads", "0"))
