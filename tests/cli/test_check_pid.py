@@ -413,6 +413,25 @@ def gone() -> int:
     return pid
 
 
+def test_a_process_without_its_first_thread_still_runs(launch: Launcher) -> None:
+    """Its state is Z as that of a zombie, but a stop ends the threads that are left."""
+    probe = launch("""
+    import ctypes
+
+    def last():
+        while "Z" not in open(f"/proc/{os.getpid()}/stat").read().rpartition(") ")[2][:1]:
+            time.sleep(0.01)
+        say("READY")
+        idle()
+
+    threading.Thread(target=last).start()
+    ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)  # exit(2), of this thread alone
+    """)
+    probe.expect("READY")
+
+    assert ("sigterm", "SIGTERM is not caught") in bad(check_process(probe.pid))
+
+
 def test_a_process_that_is_gone_is_said_to_be(launch: Launcher) -> None:
     """No process, a number that cannot be one, and a thread's: a sentence each."""
     probe = started(launch, DEAF)

@@ -47,7 +47,7 @@ def check_process(pid: int) -> list[Finding]:
             f"process {pid} ({process.name}) is the service manager itself: name a process of a service, "
             "as `systemctl show --property=MainPID NAME` tells it"
         )
-    if process.state in {"Z", "X"}:
+    if process.state in {"Z", "X"} and len(process.threads) <= 1:  # others may outlive the first thread
         return [_zombie(process)]
     return [finding for rule in RULES for finding in rule(process)]
 

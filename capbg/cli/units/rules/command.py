@@ -1,6 +1,7 @@
 """What systemd starts: ExecStart= and its kin, and what stands between it and the program. systemd.service(5)."""
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from .wrappers import SHELLS, Manner, Wrapper, program, script_wrapper, wrapper
 
 _KEYS = ("ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost", "ExecReload", "ExecStop", "ExecStopPost")
 _OF_A_SHELL = frozenset({"|", "||", "&&", "&", ">", ">>", "<", "2>&1", "2>", ">&2"})
+_IGNORED = re.compile(r"[\"']?[@:+!|]*-")
 _LONGEST_SCRIPT = 1 << 20
 
 
@@ -24,11 +26,13 @@ def command_line(unit: Unit) -> Iterator[Finding]:
             try:
                 values.commands(setting.value)
             except ValueError as expected:
+                refused = key == "ExecStart" or not _IGNORED.match(setting.value)
                 yield found(
-                    Level.ERROR,
+                    Level.ERROR if refused else Level.WARNING,
                     "command-line",
                     setting,
-                    f"systemd expects {expected}, and does not load the unit.",
+                    f"systemd expects {expected}, and "
+                    + ("does not load the unit." if refused else "ignores the line because of its minus."),
                     fix="Mend the line; see COMMAND LINES in systemd.service(5).",
                 )
                 continue
@@ -191,7 +195,7 @@ def variables(unit: Unit) -> Iterator[Finding]:
                 Level.WARNING,
                 "environment",
                 setting,
-                f"systemd expects {expected}, and ignores the line.",
+                f"systemd expects {expected}, and ignores the line from there on.",
                 fix='Put quotes around the whole assignment: Environment="NAME=a value".',
             )
             continue

@@ -54,7 +54,8 @@ def pid_file(unit: Unit) -> Iterator[Finding]:
             Level.WARNING,
             "main-pid",
             setting,
-            "A main process that is not systemd's own child is killed within 10 ms of its SIGTERM.",
+            "When the program leaves, what this file names becomes the main process; one that is not systemd's child "
+            "is killed within 10 ms of its SIGTERM.",
             fix="Take PIDFile= out: systemd knows the process that it has started.",
         )
 
