@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,12 @@ from capbg.cli.units.findings import Finding, Level
 from capbg.cli.units.load import Unit
 
 from .facts import commands, found, kind, on, text, watchdog_s
-from .wrappers import SHELLS, Manner, Wrapper, program, script_wrapper, wrapper
+from .wrappers import SHELLS, Manner, Wrapper, program, script, script_wrapper, wrapper
 
 _KEYS = ("ExecCondition", "ExecStartPre", "ExecStart", "ExecStartPost", "ExecReload", "ExecStop", "ExecStopPost")
 _OF_A_SHELL = frozenset({"|", "||", "&&", "&", ">", ">>", "<", "2>&1", "2>", ">&2"})
+_SEARCH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+"""Where a bare name is looked for: systemd.service(5), "Command lines"."""
 _IGNORED = re.compile(r"[\"']?[@:+!|]*-")
 _LONGEST_SCRIPT = 1 << 20
 
@@ -92,8 +95,8 @@ def ignored_status(unit: Unit) -> Iterator[Finding]:
                 Level.WARNING,
                 "exec-start-minus",
                 setting,
-                "The minus makes a success of every end: work left behind, a crash, the watchdog. Restart=on-failure "
-                "never acts.",
+                "The minus makes a success of every exit status and every crash: nobody sees what is left behind, and "
+                "Restart=on-failure acts on the watchdog and on timeouts alone.",
                 fix="Take the minus out; SuccessExitStatus=75 says which status is none of a failure.",
             )
 
@@ -105,7 +108,20 @@ def not_found(unit: Unit) -> Iterator[Finding]:
     level = Level.WARNING if unit.installed else Level.NOTE
     for setting, command in commands(unit, "ExecStart"):
         path = Path(command.program)
-        if not path.is_absolute() or "%" in command.program or "$" in command.program:
+        if "%" in command.program or "$" in command.program:
+            continue
+        if not path.is_absolute():
+            search = [word for each in unit.all("Service", "ExecSearchPath") for word in each.value.split(":")]
+            if shutil.which(command.program, path=":".join(search or _SEARCH)) is None:
+                yield found(
+                    level,
+                    "not-found",
+                    setting,
+                    f"systemd looks for it in {', '.join(search or _SEARCH)}, whatever your own PATH is: the start "
+                    "fails with status 203/EXEC.",
+                    fix="Write the program's absolute path.",
+                    what=f"no {command.program} on this machine",
+                )
             continue
         try:
             mode = path.stat().st_mode
@@ -121,9 +137,27 @@ def not_found(unit: Unit) -> Iterator[Finding]:
         yield found(level, "not-found", setting, why, fix="Install it, or correct the path.", what=what)
 
 
+def relative_script(unit: Unit) -> Iterator[Finding]:
+    """What an interpreter is to run is looked for where systemd starts it."""
+    if unit.last("Service", "WorkingDirectory"):
+        return
+    folder = "the home directory" if unit.user else "/"
+    for setting, command in commands(unit, "ExecStart"):
+        name = script(command.argv)
+        if name.endswith(".py") and not name.startswith(("/", "$", "%")):
+            yield found(
+                Level.WARNING,
+                "relative-path",
+                setting,
+                f"systemd starts the program in {folder}, and {name} is looked for there.",
+                fix="Write its absolute path, or WorkingDirectory=.",
+                what=f"{name} is a relative path, and there is no WorkingDirectory=",
+            )
+
+
 def in_between(unit: Unit) -> Iterator[Finding]:
     """systemd signals and hears the program itself."""
-    if kind(unit) == "oneshot":
+    if kind(unit) in {"oneshot", "forking"}:  # there it may well end before the program
         return
     for setting, command in commands(unit, "ExecStart"):
         stays = wrapper(command.argv) or _script(unit, command.argv)

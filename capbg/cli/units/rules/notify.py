@@ -34,6 +34,27 @@ def service_type(unit: Unit) -> Iterator[Finding]:
     yield found(Level.WARNING, "type", at, why, fix="Write Type=notify; capbg sends READY=1.", what=what)
 
 
+def refused_type(unit: Unit) -> Iterator[Finding]:
+    """What goes with a type, and what does not."""
+    setting, again = unit.last("Service", "Type"), unit.last("Service", "Restart")
+    if setting and setting.value == "dbus" and not unit.last("Service", "BusName"):
+        yield found(
+            Level.ERROR,
+            "refused",
+            setting,
+            "Without BusName= systemd does not load the unit.",
+            fix="Write BusName=, or Type=notify.",
+        )
+    if again and kind(unit) == "oneshot" and again.value in {"always", "on-success"}:
+        yield found(
+            Level.ERROR,
+            "refused",
+            again,
+            "With Type=oneshot systemd does not load the unit: it would never be done.",
+            fix="Write Restart=on-failure, or another Type=.",
+        )
+
+
 def main_pid(unit: Unit) -> Iterator[Finding]:
     """systemd must know whom to signal."""
     if kind(unit) == "forking" and not unit.last("Service", "PIDFile"):

@@ -1,7 +1,6 @@
 """What a sandbox hides from the program or refuses it: systemd.exec(5)."""
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +10,10 @@ from capbg.cli.units.load import Unit
 from capbg.cli.units.syntax import Setting
 
 from .facts import commands, found, has_notify_socket, on, text
-from .wrappers import program
+from .wrappers import program, script
 
 _HOMES = ("/home", "/root", "/run/user")
 _TMPS = ("/tmp", "/var/tmp")  # noqa: S108 - these are what PrivateTmp= replaces
-
-_INTERPRETER = re.compile(r"(python|pypy|perl|ruby|node|php|lua|java|[a-z]*sh)[\d.]*")
 
 
 def address_families(unit: Unit) -> Iterator[Finding]:
@@ -100,9 +97,7 @@ def _named(unit: Unit) -> Iterator[tuple[Setting, Path, str]]:
 
 def _started(argv: tuple[str, ...]) -> tuple[str, ...]:
     """The program, what it becomes, and the script that an interpreter is given."""
-    inner = program(argv)
-    script = next((word for word in inner[1:] if not word.startswith("-")), "")
-    return argv[0], inner[0], script if _INTERPRETER.fullmatch(inner[0].rpartition("/")[2]) else ""
+    return argv[0], program(argv)[0], script(argv)
 
 
 def _hiding(unit: Unit) -> Iterator[tuple[Path, Setting]]:

@@ -46,6 +46,8 @@ _OPERANDS = {"taskset": 1, "chrt": 1, "setarch": 1, "chroot": 1, "setuidgid": 1,
 _OPERANDS |= {"poetry": 1, "pipenv": 1}
 """How many words stand before the program: a mask, a priority, a directory, a user, ``run``."""
 
+_INTERPRETER = re.compile(r"(python|pypy|perl|ruby|node|php|lua|java|[a-z]*sh)[\d.]*")
+
 _START_IT = "Start the program itself, without {name}."
 _BY_ITS_PYTHON = "Start it by its environment's own interpreter: ExecStart=/path/to/venv/bin/python app.py."
 _USER = "Write User= in [Service], and start the program itself."
@@ -129,6 +131,19 @@ def program(argv: tuple[str, ...]) -> tuple[str, ...]:
     """Return the argument list of the program that is meant, wrappers that replace themselves taken off."""
     inner = _inner(_name(argv), list(argv[1:]))
     return program(inner) if inner else argv
+
+
+def script(argv: tuple[str, ...]) -> str:
+    """Return the file that an interpreter is given to run; empty: it is none, or is given a text or a module."""
+    name, *words = program(argv)
+    if not _INTERPRETER.fullmatch(name.rpartition("/")[2]):
+        return ""
+    for before, word in zip(["", *words], words, strict=False):
+        if re.fullmatch(r"-\w*[cm]", word):
+            return ""
+        if not word.startswith("-") and before not in {"-W", "-X"}:
+            return word
+    return ""
 
 
 def script_wrapper(name: str, text: str) -> Wrapper | None:
