@@ -89,7 +89,7 @@ def check(units: tuple[str, ...], pids: tuple[int, ...], *, user: bool, plain: b
     else:
         _show(subjects, rules=sum(rule.plain is not None for rule in RULES) if plain else len(RULES))
     for sentence in unread:
-        click.echo(f"capbg check: {sentence}", err=True)
+        click.echo(f"capbg check: {_visible(sentence)}", err=True)
     bad = any(finding.level is not Level.NOTE for each in subjects for finding in each.findings)
     sys.exit(2 if unread else int(bad))
 
@@ -132,9 +132,10 @@ def _show(subjects: Sequence[_Subject], *, rules: int) -> None:
         for finding in subject.findings:
             where = finding.where if finding.line is None else f"{finding.where}:{finding.line}"
             level = (finding.level.value, _STYLES[finding.level])
-            line(Text.assemble(f"{where}: ", level, ": ", (finding.what, "bold"), f" [{finding.rule}]"), 0)
-            line(Text(finding.why), 4)
-            line(Text.assemble(("fix: ", "bold"), finding.fix), 4)
+            what = (_visible(finding.what), "bold")
+            line(Text.assemble(f"{_visible(where)}: ", level, ": ", what, f" [{finding.rule}]"), 0)
+            line(Text(_visible(finding.why)), 4)
+            line(Text.assemble(("fix: ", "bold"), _visible(finding.fix)), 4)
     if subjects:
         line(_summary(subjects, rules), 0)
     alien = [each for each in subjects if each.of_capbg]
@@ -147,7 +148,7 @@ def _show(subjects: Sequence[_Subject], *, rules: int) -> None:
 def _summary(subjects: Sequence[_Subject], rules: int) -> Text:
     """What was found, and where it was looked for."""
     findings = [finding for each in subjects for finding in each.findings]
-    names = [each.name for each in subjects]
+    names = [_visible(each.name) for each in subjects]
     drop_ins = sum(max(0, len(each.files) - 1) for each in subjects)
     if len(names) > 4:
         names = [f"{len(names)} services"]
@@ -162,6 +163,11 @@ def _summary(subjects: Sequence[_Subject], rules: int) -> Text:
         return Text(f"nothing found: {looked_at}{by_rules}")
     told = Text(", ").join(Text(*each) for each in counts)
     return Text.assemble(told, f" in {looked_at}")
+
+
+def _visible(text: str) -> str:
+    """What a unit or a process is called may hold what moves a cursor: it is shown as an escape."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _counted(number: int, noun: str) -> str:

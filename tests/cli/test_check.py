@@ -562,6 +562,16 @@ def test_a_terminal_gets_its_width_and_colours(tmp_path: Path) -> None:
     assert not [line for line in plain.splitlines() if line.endswith(" ")]
 
 
+def test_nothing_in_a_unit_moves_the_cursor(tmp_path: Path) -> None:
+    """Escape sequences in values and names are shown, not obeyed."""
+    write(tmp_path / "it\x1b[2J.service", changed("KillMode=\x1b[31mnone\a"))
+    done = check("it\x1b[2J.service", "./gone\x1b[2J.service", cwd=tmp_path)
+
+    assert 2 == done.returncode
+    assert "KillMode=\\x1b[31mnone\\x07 [invalid-value]" in done.stdout
+    assert not [char for char in done.stdout + done.stderr if not char.isprintable() and char != "\n"]
+
+
 def test_scripts_get_one_document(tmp_path: Path) -> None:
     """--json: every field of every finding, what was looked at, what could not be read; the same exit status."""
     write(tmp_path / "it.service", BROKEN)
