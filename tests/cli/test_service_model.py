@@ -72,13 +72,12 @@ class Life(RuleBasedStateMachine):
     @precondition(alive)
     @rule(fields=FIELDS)
     def speak(self, fields: dict[str, str]) -> None:
-        """A datagram: it extends, and never shortens."""
+        """A datagram: it extends, and never shortens, unless it asks for the abort, which enters a state anew."""
         state, until = self.service.state, self.service.until_ns
         self.do(self.service.message(fields, self.now, others=self.others))
-        if self.service.state is state:
+        if self.service.state is state and fields.get("WATCHDOG") != "trigger":
             assert self.service.until_ns >= until
-        if until == NEVER and self.service.state is state:
-            assert self.service.until_ns == NEVER, "an extension makes no limit"
+            assert (self.service.until_ns == NEVER) == (until == NEVER), "an extension makes no limit, and lifts none"
 
     @precondition(alive)
     @rule()
