@@ -13,6 +13,8 @@ from capbg.cli.units import values
 from capbg.cli.units.load import Unit, UnitFileError, load
 from capbg.cli.units.vocabulary import KNOWN
 
+from .test_check_pid import as_other_user
+
 SYSTEMD = next((path for path in ("/usr/lib/systemd/systemd", "/lib/systemd/systemd") if os.path.exists(path)), None)
 
 
@@ -126,6 +128,48 @@ def test_a_file_that_systemd_gives_up_is_told_in_a_sentence(tmp_path: Path, cont
         load(tmp_path / "it.service")
 
     assert verified.returncode != 0
+
+
+def test_a_drop_in_that_systemd_gives_up_breaks_no_unit(tmp_path: Path) -> None:
+    """What stands before the broken line holds; the rest, a dead link and a directory are told."""
+    write(tmp_path / "it.service", "[Service]\nExecStart=/bin/true\n")
+    folder = tmp_path / "it.service.d"
+    write(folder / "1.conf", "[Service]\nKillMode=mixed\n[Install\n[Service]\nKillMode=none\n")
+    (folder / "2.conf").symlink_to("nowhere")
+    (folder / "3.conf").mkdir()
+    write(folder / ".4.conf", "[Service]\nKillMode=none\n")
+    unit = load(tmp_path / "it.service")
+
+    assert ["mixed"] == values_of(unit, "KillMode")
+    assert [
+        ("1.conf", 3, "a section's name without its closing bracket: [Install"),
+        ("2.conf", None, "a link that leads nowhere: nowhere"),
+        ("3.conf", None, "no regular file"),
+    ] == [(Path(each.where).name, each.line, each.what) for each in unit.findings]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+@pytest.mark.parametrize("closed", ["folder", "it.service", "it.service.d", "it.service.d/1.conf"])
+def test_what_is_closed_to_us_is_no_absence(tmp_path: Path, closed: str) -> None:
+    """A file, a drop-in or a directory that only root may read: never taken for one that is not there."""
+    folder = tmp_path / "folder"
+    write(folder / "it.service", "[Service]\nExecStart=/bin/true\n")
+    write(folder / "it.service.d/1.conf", "[Service]\nKillMode=none\n")
+    path = folder if closed == "folder" else folder / closed
+    path.chmod(0)
+
+    told = as_other_user(lambda: said_of("./it.service"), first=lambda: os.chdir(folder))
+
+    assert isinstance(told, str)
+    assert re.fullmatch(r".* cannot be read: permission denied; try it as root", told)
+
+
+def said_of(name: str) -> str:
+    """What keeps a unit from being read."""
+    try:
+        return f"it is read: {load(name)}"
+    except UnitFileError as error:
+        return str(error)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from capbg.errors import OperatorError
 
 from . import values
 from .findings import Finding, Level
-from .syntax import BrokenFileError, Setting, parse
+from .syntax import BrokenFileError, Setting, parse, parse_drop_in
 from .vocabulary import KNOWN
 
 SYSTEM = [
@@ -96,7 +96,26 @@ class _Reading:
     findings: list[Finding] = field(default_factory=list)
 
     def add(self, path: Path) -> None:
-        settings, findings = _parse(path)
+        """The unit file."""
+        self._take(*_parse(path))
+
+    def add_drop_in(self, path: Path) -> None:
+        """A drop-in that is broken breaks no unit: systemd logs it and goes on with the next one."""
+
+        def broken(line: int | None, what: str, why: str) -> None:
+            fix = "Mend it, or take it out."
+            self.findings.append(Finding(Level.WARNING, "drop-in", str(path), line, what, why, fix))
+
+        if not os.path.isfile(path):
+            what = f"a link that leads nowhere: {os.readlink(path)}" if os.path.islink(path) else "no regular file"
+            broken(None, what, "systemd ignores it: nothing in it holds.")
+            return
+        settings, findings, error = parse_drop_in(_content(path), str(path))
+        self._take(settings, findings)
+        if error:
+            broken(error.line, str(error), "systemd ignores this line and all behind it; what stands before it holds.")
+
+    def _take(self, settings: list[Setting], findings: list[Finding]) -> None:
         self.findings += findings
         for setting in settings:
             finding = _ignored(setting)
@@ -131,7 +150,7 @@ def load(unit: str | Path, *, user: bool = False) -> Unit:
         path, installed = _look_up(_service_name(name), folders), True
     _service_name(name)
     if not os.access(path, os.R_OK):
-        raise UnitFileError(f"{path} cannot be read: permission denied; try it as root")
+        raise _closed(path)
     if _is_null_or_empty(path):
         return Unit(name, path, user, installed=installed, masked=True)
     if not path.is_file():
@@ -140,7 +159,7 @@ def load(unit: str | Path, *, user: bool = False) -> Unit:
     reading.add(path)
     drop_ins = tuple(_drop_ins(name, path, folders))
     for drop_in in drop_ins:
-        reading.add(drop_in)
+        reading.add_drop_in(drop_in)
     return Unit(name, path, user, drop_ins, tuple(reading.settings), tuple(reading.findings), installed)
 
 
@@ -182,11 +201,21 @@ def _beside(given: Path) -> Path:
     template = _template(given.name)
     candidates = [given, *([given.with_name(template)] if template else [])]
     for path in candidates:
-        if os.path.exists(path):
+        try:
+            path.stat()
+        except PermissionError as error:
+            raise _closed(path) from error
+        except OSError:
+            pass  # it is not there: said below
+        else:
             return path
         if os.path.islink(path):
             raise UnitFileError(f"{path} is a link that leads nowhere: {os.readlink(path)}")
     raise UnitFileError(f"there is no file {' and no '.join(map(str, candidates))}")
+
+
+def _closed(path: Path) -> UnitFileError:
+    return UnitFileError(f"{path} cannot be read: permission denied; try it as root")
 
 
 def _look_up(name: str, folders: list[Path]) -> Path:
@@ -216,11 +245,22 @@ def _drop_ins(name: str, path: Path, folders: list[Path]) -> Iterator[Path]:
     names = dict.fromkeys([name, *([path.resolve().name] if path.resolve().suffix == ".service" else [])])
     places = [folder / f"{each}.d" for one in names for folder in folders for each in _drop_in_names(one)]
     for place in [*places, *(folder / "service.d" for folder in folders)]:
-        for drop_in in place.glob("*.conf"):
+        for drop_in in _conf_files(place):
             found.setdefault(drop_in.name, drop_in)
     for _, drop_in in sorted(found.items()):
         if not _is_null_or_empty(drop_in):
             yield drop_in
+
+
+def _conf_files(place: Path) -> list[Path]:
+    """All but hidden ones. Not by Path.glob(), for which a directory that is closed to us is empty."""
+    try:
+        names = os.listdir(place)
+    except PermissionError as error:
+        raise _closed(place) from error
+    except OSError:
+        return []  # there is none
+    return [place / name for name in names if name.endswith(".conf") and not name.startswith(".")]
 
 
 def _is_null_or_empty(path: Path) -> bool:
@@ -246,9 +286,16 @@ def _drop_in_names(name: str) -> Iterator[str]:
 
 def _parse(path: Path) -> tuple[list[Setting], list[Finding]]:
     try:
-        return parse(path.read_bytes(), str(path))
+        return parse(_content(path), str(path))
     except BrokenFileError as error:
         raise UnitFileError(f"{path}:{error.line}: {error}; systemd does not load the unit") from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except PermissionError as error:
+        raise _closed(path) from error
     except OSError as error:
         raise UnitFileError(f"{path} cannot be read: {error.strerror}") from error
 

@@ -50,8 +50,24 @@ def parse(content: bytes, where: str) -> tuple[list[Setting], list[Finding]]:
     Raises:
         BrokenFileError: systemd would not load a unit with this file.
     """
+    settings, findings, broken = parse_drop_in(content, where)
+    if broken:
+        raise broken
+    return settings, findings
+
+
+def parse_drop_in(content: bytes, where: str) -> tuple[list[Setting], list[Finding], BrokenFileError | None]:
+    """Return the same of a drop-in, and where systemd gives it up, if it does: what stands before that line holds."""
     settings: list[Setting] = []
     findings: list[Finding] = []
+    try:
+        _read(content, where, settings, findings)
+    except BrokenFileError as error:
+        return settings, findings, error
+    return settings, findings, None
+
+
+def _read(content: bytes, where: str, settings: list[Setting], findings: list[Finding]) -> None:
     section: str | None = None
 
     def skipped(line: int, what: str, why: str, fix: str) -> None:
@@ -93,7 +109,6 @@ def parse(content: bytes, where: str) -> tuple[list[Setting], list[Finding]]:
             )
         else:
             settings.append(Setting(section, key, value, where, number))
-    return settings, findings
 
 
 def _logical_lines(content: bytes) -> Iterator[tuple[int, bytes]]:
