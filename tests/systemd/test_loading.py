@@ -41,7 +41,7 @@ DROP_INS = {
     "run/systemd/system/loading-case@one.service.d/30-capbg-template.conf": "Environment=C=hidden",
     "run/systemd/system/loading-case@one.service.d/05-capbg-instance.conf": "Environment=A=instance\nTimeoutStartSec=9",
     "run/systemd/system/loading-case@one.service.d/40-capbg-masked.conf": "Environment=C=masked",
-    "run/systemd/system/loading-case@one.service.d/45-capbg-broken.conf": "TimeoutStopSec=11\n[Ser\n[Service]\nType=exec",
+    "run/systemd/system/loading-case@one.service.d/45-capbg-broken.conf": "TimeoutStopSec=11\n[S\n[Service]\nType=exec",
     "run/systemd/system/loading-case@one.service.d/.50-capbg-hidden.conf": "TimeoutStopSec=13",
 }
 FOLDERS = ["etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system"]
