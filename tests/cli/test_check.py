@@ -177,6 +177,8 @@ FAULTS: list[tuple[str, list[tuple[str, Level]]]] = [
     ("ExecStart=/bin/sleep --pid-file /tmp/it.pid /tmp/it.sock\nPrivateTmp=yes", []),
     ("ExecStart=/bin/sh -e /tmp/it\nPrivateTmp=yes", [("hidden", ERROR)]),
     ("WorkingDirectory=/var/tmp/kiosk\nDynamicUser=yes", [("hidden", ERROR)]),
+    ("WorkingDirectory=/var/tmp\nDynamicUser=yes", []),
+    ("WorkingDirectory=/home\nProtectHome=tmpfs", []),
     ("WorkingDirectory=/srv/kiosk\nInaccessiblePaths=-/srv", [("hidden", ERROR)]),
     ("NoExecPaths=/", [("not-executable", ERROR)]),
     ("ExecStart=/bin/su kiosk\nUser=kiosk\nNoNewPrivileges=yes", [("privileges", ERROR), ("wrapper", ERROR)]),

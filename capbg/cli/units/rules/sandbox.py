@@ -14,6 +14,7 @@ from .wrappers import program, script
 
 _HOMES = ("/home", "/root", "/run/user")
 _TMPS = ("/tmp", "/var/tmp")  # noqa: S108 - these are what PrivateTmp= replaces
+_EMPTY = {"PrivateTmp", "DynamicUser", "TemporaryFileSystem"}
 
 
 def address_families(unit: Unit) -> Iterator[Finding]:
@@ -58,6 +59,8 @@ def hidden(unit: Unit) -> Iterator[Finding]:
         if any(path.is_relative_to(each) for each in bound):
             continue
         for folder, setting in _hiding(unit):
+            if path == folder and (setting.key in _EMPTY or setting.value == "tmpfs"):
+                continue  # an empty directory in its place is a directory
             if path.is_relative_to(folder) and (at, setting) not in told:
                 told.add((at, setting))
                 yield found(
