@@ -125,7 +125,7 @@ def stop_covers_grace(unit: Unit) -> Iterator[Finding]:
         fix=f"Write TimeoutStopSec={values.digits(math.ceil(needed))}"
         + ("" if variable else ", or the grace that you mean: Environment=CAPBG_GRACE=SECONDS")
         + ".",
-        what="" if setting else f"no TimeoutStopSec=: {timeout:g} s hold",
+        what="" if setting else f"no TimeoutStopSec=: systemd's default holds, {timeout:g} s",
     )
 
 
