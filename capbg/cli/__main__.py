@@ -1,5 +1,6 @@
 """``capbg`` on the command line, and ``python -m capbg.cli``."""
 
+import os
 import sys
 
 
@@ -9,7 +10,8 @@ def main() -> None:
         import click
         import rich  # noqa: F401 - looked for here, so that what is missing is said once and in a sentence
     except ImportError as missing:
-        sys.exit(f"capbg: the command line needs {missing.name}: pip install 'capbg[cli]'")
+        print(f"capbg: the command line needs {missing.name}: pip install 'capbg[cli]'", file=sys.stderr)
+        sys.exit(2)  # as for every wrong use: 1 would mean that something was lost, or found
     from capbg.cli.check import check
     from capbg.cli.rehearse import rehearse
     from capbg.cli.unit import unit
@@ -21,7 +23,14 @@ def main() -> None:
 
     for command in (rehearse, check, unit):
         capbg.add_command(command)
-    capbg(prog_name="capbg")
+    try:
+        try:
+            capbg(prog_name="capbg")
+        finally:
+            sys.stdout.flush()
+    except OSError as error:  # a full disk behind the standard output; what may fail elsewhere has its own sentence
+        print(f"capbg: {error}", file=sys.stderr)
+        os._exit(2)  # what is left in the buffer would fail once more at the interpreter's end
 
 
 if __name__ == "__main__":

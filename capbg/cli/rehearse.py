@@ -12,12 +12,13 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
-from capbg.cli.rehearsal import lines, picture, report, script
+from capbg.cli.rehearsal import lines, report, script
 from capbg.cli.rehearsal.played import Played, play
 from capbg.cli.rehearsal.record import Entry, Report, Settings
 from capbg.cli.rehearsal.run import AUTO_S, InterruptedRehearsalError, Rehearsal
 from capbg.cli.rehearsal.screen import Screen
 from capbg.cli.rehearsal.tree import CannotStartError
+from capbg.cli.units import values
 from capbg.cli.units.load import UnitFileError, load
 
 _OPTIONS = {
@@ -38,20 +39,29 @@ LOST, UNUSABLE = 1, 2
 """Exit statuses: something was lost; nothing could be rehearsed."""
 
 
-def _seconds(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not value >= 0:  # no comparison holds for nan
-        raise click.BadParameter(f"{value:g} is no length of time: write 90, 0.5 or inf")
-    return value
+def _seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    try:
+        return None if value is None else values.span(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no length of time: write 90, 0.5, 3min or infinity") from None
 
 
-def _timespan(name: str, default: float | None, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """An option that takes seconds, ``inf`` for no limit."""
-    return click.option(
-        name, type=float, default=default, show_default=True, metavar="SECONDS", callback=_seconds, help=text
-    )
+def _timespan(name: str, default: str | None, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """An option that takes a length of time as systemd.time(7) has it."""
+    return click.option(name, default=default, show_default=True, metavar="SECONDS", callback=_seconds, help=text)
 
 
-@click.command(no_args_is_help=True)
+def _exit_statuses(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[int, ...]:
+    try:
+        statuses, signals = values.exit_statuses(" ".join(given))
+    except ValueError:
+        signals, statuses = {0}, set()
+    if signals:
+        raise click.BadParameter(f"{' '.join(given)}: write exit statuses, as 75 or TEMPFAIL; signals are not played")
+    return tuple(sorted(statuses))
+
+
+@click.command(no_args_is_help=True, context_settings={"allow_interspersed_args": False})
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND...")
 @click.option(
     "--unit",
@@ -69,7 +79,7 @@ def _timespan(name: str, default: float | None, text: str) -> Callable[[Callable
     show_default=True,
     help="TERM, INT: a stop (INT as with KillSignal=SIGINT). TSTP: a suspension, a resume, a stop.",
 )
-@_timespan("--after", 1.0, "From the start to the signal.")
+@_timespan("--after", "1", "From the start to the signal.")
 @click.option(
     "--script",
     "steps",
@@ -80,13 +90,14 @@ def _timespan(name: str, default: float | None, text: str) -> Callable[[Callable
 @click.option(
     "--type",
     "kind",
-    type=click.Choice(["auto", "notify", "exec"]),
+    type=click.Choice(["auto", "notify", "exec", "simple"]),
     default="auto",
     show_default=True,
-    help=f"Type=: notify waits for READY=1; exec does not; auto waits for {AUTO_S:g} s and then takes it for exec.",
+    help=f"Type=: notify waits for READY=1; exec and simple do not; auto waits for {AUTO_S:g} s and then takes it for "
+    "exec.",
 )
-@_timespan("--stop-timeout", 90.0, "TimeoutStopSec=.")
-@_timespan("--start-timeout", 90.0, "TimeoutStartSec=.")
+@_timespan("--stop-timeout", "90", "TimeoutStopSec=.")
+@_timespan("--start-timeout", "90", "TimeoutStartSec=.")
 @_timespan("--abort-timeout", None, "TimeoutAbortSec=; as --stop-timeout unless given.")
 @click.option(
     "--failure-mode",
@@ -109,13 +120,13 @@ def _timespan(name: str, default: float | None, text: str) -> Callable[[Callable
     show_default=True,
     help="NotifyAccess=: whose messages count.",
 )
-@_timespan("--watchdog", 0.0, "WatchdogSec=; 0 is off.")
+@_timespan("--watchdog", "0", "WatchdogSec=; 0 is off.")
 @click.option(
     "--success-status",
     "statuses",
-    type=click.IntRange(1, 255),
     multiple=True,
     metavar="STATUS",
+    callback=_exit_statuses,
     help="SuccessExitStatus=: an exit status that systemd calls a success (work left behind is told all the same).",
 )
 @click.option("--no-sigkill", is_flag=True, help="SendSIGKILL=no: what does not leave is left.")
@@ -162,16 +173,16 @@ def rehearse(  # noqa: PLR0917 - click calls it by keywords
     Examples:
       capbg rehearse -- python3 app.py
       capbg rehearse --unit ./kiosk.service
-      capbg rehearse --stop-timeout 20 --watchdog 5 -- /opt/kiosk/venv/bin/python /opt/kiosk/kiosk.py
-      capbg rehearse --script "TSTP@2 CONT@5 TERM@8" --svg stop.svg -- python3 app.py
-      capbg rehearse --type exec --kill-mode control-group -- nginx -g "daemon off;"
+      capbg rehearse --stop-timeout 20 --watchdog 5 --svg stop.svg -- python3 app.py
+      capbg rehearse --script "TSTP@2 CONT@5 TERM@8" -- python3 app.py
+      capbg rehearse --type exec -- nginx -g "daemon off;"
       capbg rehearse --json -- env CAPBG_GRACE=10 python3 app.py | jq .verdict
 
     What differs from a service: COMMAND runs as you, here, in your environment (systemd starts it in / with next to
     nothing), outside any sandbox and cgroup; a timer of systemd's may strike up to 0.25 s later.
     """
     settings = Settings(
-        type=kind,
+        type="exec" if kind == "simple" else kind,  # they differ in a start that fails
         notify_access=notify_access,
         kill_mode=kill_mode,
         timeout_start_s=start_timeout,
@@ -185,6 +196,8 @@ def rehearse(  # noqa: PLR0917 - click calls it by keywords
     played = Played(command, settings, {}, getattr(signal, f"SIG{signame.upper()}"), ())
     if unit_name is not None:
         played = _over(ctx, _of_unit(unit_name), played)
+    if steps is not None and (_is_given(ctx, "signame") or _is_given(ctx, "after")):
+        raise click.UsageError("--script says what comes and when: leave out --signal and --after")
     if not played.command:
         raise click.UsageError("give a command behind --, or a service by --unit")
     if svg is not None and not svg.parent.is_dir():
@@ -195,6 +208,8 @@ def rehearse(  # noqa: PLR0917 - click calls it by keywords
     else:
         report.show(outcome, Console())
     if svg is not None:
+        from capbg.cli.rehearsal import picture  # half of what the command's start would take
+
         try:
             svg.write_text(picture.draw(outcome), encoding="utf-8")
         except OSError as error:
@@ -228,18 +243,19 @@ def _of_unit(name: str) -> Played:
     return found
 
 
+def _is_given(ctx: click.Context, parameter: str) -> bool:
+    return ctx.get_parameter_source(parameter) is ParameterSource.COMMANDLINE
+
+
 def _over(ctx: click.Context, unit: Played, given: Played) -> Played:
     """The unit, and over it what was given on the command line."""
 
-    def is_given(parameter: str) -> bool:
-        return ctx.get_parameter_source(parameter) is ParameterSource.COMMANDLINE
-
-    changes = {field: getattr(given.settings, field) for field, option in _OPTIONS.items() if is_given(option)}
+    changes = {field: getattr(given.settings, field) for field, option in _OPTIONS.items() if _is_given(ctx, option)}
     return replace(
         unit,
         command=given.command or unit.command,
         settings=replace(unit.settings, **changes),
-        kill_signal=given.kill_signal if is_given("signame") else unit.kill_signal,
+        kill_signal=given.kill_signal if _is_given(ctx, "signame") else unit.kill_signal,
     )
 
 

@@ -3,7 +3,7 @@
 It waits in ONE place, until the earliest deadline. Within a turn the order is systemd's: datagrams, then exits, then
 the clock; so an extension that has arrived counts, even if this program was late to read it.
 
-This file must not know how a rehearsal is shown, nor what is to be thought of it (``diagnosis.py``).
+This file must not know how a rehearsal is shown, nor what is to be thought of it (``losses.py``, ``advice.py``).
 """
 
 import contextlib
@@ -12,13 +12,15 @@ import os
 import selectors
 import signal
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 
 from capbg._core.words import NS
 from capbg._os.clock import now_ns
-from capbg.cli.rehearsal import diagnosis
+from capbg.cli.rehearsal.advice import advice
+from capbg.cli.rehearsal.case import Case, Evidence
+from capbg.cli.rehearsal.losses import losses
 from capbg.cli.rehearsal.notify import Datagram, NotifySocket, environment
 from capbg.cli.rehearsal.record import (
     NEVER,
@@ -46,9 +48,11 @@ _POLL_NS = NS // 2
 """The longest wait: a stranger's exit, or a stop by a signal, might have been missed."""
 _FIELD_MOST = 300
 _LINE_MOST = 65536
-_OUTPUT_MOST = 2000
-"""Lines of the program's output that are kept."""
+_KEPT_MOST = {Who.PROGRAM: 2000, Who.NOTIFY: 5000, Who.SYSTEMD: 5000, Who.TASK: 20_000}
+"""How many entries of each kind are kept: a program may print, or notify, without end."""
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT}
+"""What ends a program by default, sent by hand."""
 _HEARD = (*_ENDS, signal.SIGCHLD, signal.SIGWINCH)
 
 
@@ -112,7 +116,7 @@ class Rehearsal:
         self._stack = contextlib.ExitStack()
         self._selector = selectors.DefaultSelector()
         self._entries: list[Entry] = []
-        self._output_lines = 0
+        self._counts: Counter[Who] = Counter()
         self._tasks: dict[str, TaskSeen] = {}
         self._earlier: list[TaskSeen] = []
         self._spans: list[Span] = []
@@ -122,7 +126,7 @@ class Rehearsal:
         self._watchdog_from_ns = 0
         self._signals: list[SignalSent] = []
         self._killed: dict[int, ProcessSeen] = {}
-        self._evidence = diagnosis.Evidence()
+        self._evidence = Evidence()
         self._margin: tuple[int, int] | None = None
         self._began_ns = 0
         self._ready_ns: int | None = None
@@ -269,6 +273,7 @@ class Rehearsal:
         while (found := self._next_step()) is not None and found[1] <= now_ns() and not self._service.state.over:
             step = self._steps.popleft()
             self._step_ns = now_ns()
+            self._evidence.stop_asked |= step.stop or step.signum in _ENDING
             if step.stop:
                 before = self._service.state
                 if not before.stopping:
@@ -453,10 +458,12 @@ class Rehearsal:
         fields: Mapping[str, str] | None = None,
     ) -> None:
         entry = Entry(now_ns() if at_ns is None else at_ns, who, text, tone, fields or {})
-        if who is Who.PROGRAM:
-            self._output_lines += 1
-        if who is not Who.PROGRAM or self._output_lines <= _OUTPUT_MOST:
+        self._counts[who] += 1
+        if self._counts[who] <= _KEPT_MOST[who]:
             self._entries.append(entry)
+        elif self._counts[who] == _KEPT_MOST[who] + 1:
+            text = f"more than {_KEPT_MOST[who]} entries of this kind: the rest is not kept"
+            self._entries.append(Entry(entry.at_ns, who, text, Tone.BAD))
         self._heard(entry, self._began_ns)
 
     def _note_state(self, state: str, at_ns: int | None = None) -> None:
@@ -522,17 +529,15 @@ class Rehearsal:
         service, now = self._service, now_ns()
         self._note_state(service.state.value)
         self._evidence.left = left
-        lost, advice = diagnosis.judge(
-            diagnosis.Case(
-                evidence=self._evidence,
-                service=service,
-                settings=self._settings,
-                tasks=(*self._earlier, *self._tasks.values()),
-                killed=tuple(self._killed.values()),
-                stop_ns=self._stop_ns,
-                began_ns=self._began_ns,
-                margin_ns=None if self._margin is None else self._margin[0],
-            )
+        case = Case(
+            evidence=self._evidence,
+            service=service,
+            settings=self._settings,
+            tasks=(*self._earlier, *self._tasks.values()),
+            killed=tuple(self._killed.values()),
+            stop_ns=self._stop_ns,
+            began_ns=self._began_ns,
+            margin_ns=None if self._margin is None else self._margin[0],
         )
         return Report(
             command=self._command,
@@ -546,8 +551,8 @@ class Rehearsal:
             status_text=service.status_text,
             margin_ns=None if self._margin is None else self._margin[0],
             margin_at_ns=None if self._margin is None else self._margin[1],
-            lost=lost,
-            advice=advice,
+            lost=tuple(losses(case)),
+            advice=tuple(advice(case)),
             killed=tuple(self._killed.values()),
             tasks=(*self._earlier, *self._tasks.values()),
             spans=tuple(self._spans),

@@ -157,10 +157,10 @@ class Service:
             yield Say(f"Watchdog request (last status: {self.status_text or '<unset>'})!", bad=True)
             yield from self._enter_signal(State.STOP_WATCHDOG, "watchdog", now, others)
         if (value := fields.get("WATCHDOG_USEC")) is not None:
-            if (usec := _usec(value)) is None:
+            if (number := usec(value)) is None:
                 yield Say(f"Failed to parse WATCHDOG_USEC={value}", bad=True)
             else:
-                self.watchdog_usec = usec
+                self.watchdog_usec = number
                 self._reset_watchdog(now)
 
     def main_exited(self, code: str, status: int, now: int, *, others: int) -> Iterator[Action]:
@@ -179,6 +179,7 @@ class Service:
                 failure = "protocol" if failure == "success" else failure
                 yield from self._enter_signal(State.STOP_SIGTERM, failure, now, others)
             case State.START | State.RUNNING:
+                self.was_running = True  # by Type=exec's rules, for which it was going to be taken
                 yield from self._enter_running(failure, now, others)
             case _ if self.state in _STOPS:
                 yield from self._enter_signal(State.FINAL_SIGTERM, failure, now, others)
@@ -330,14 +331,14 @@ class Service:
         self.timer_why = ""
 
     def _extend(self, value: str, now: int) -> Iterator[Action]:
-        usec = _usec(value)
-        if usec is None:
+        number = usec(value)
+        if number is None:
             yield Say(f"Failed to parse EXTEND_TIMEOUT_USEC={value}", bad=True)
-        elif usec not in {0, _INFINITY}:
-            until = now + usec * 1000
+        elif number not in {0, _INFINITY}:
+            until = now + number * 1000
             if self.until_ns != NEVER and until > self.until_ns:
                 self.until_ns = until
-                self.timer_why = f"extended by {seconds_text(usec / 1e6)}"
+                self.timer_why = f"extended by {seconds_text(number / 1e6)}"
             if self.watchdog_ns is not None:
                 self.watchdog_ns = max(self.watchdog_ns, until)
 
@@ -359,7 +360,7 @@ class Service:
         return "core-dump"
 
 
-def _usec(value: str) -> int | None:
+def usec(value: str) -> int | None:
     """A number of microseconds as systemd's safe_atou64() takes it; None: it does not parse.
 
     It is read as strtoull(3) reads one of base 0: 0x7f is one, too, and 010 is 8.
