@@ -173,7 +173,7 @@ def rehearse(  # noqa: PLR0917 - click calls it by keywords
     Examples:
       capbg rehearse -- python3 app.py
       capbg rehearse --unit ./kiosk.service
-      capbg rehearse --stop-timeout 20 --watchdog 5 --svg stop.svg -- python3 app.py
+      capbg rehearse --stop-timeout 20 --watchdog 5 --svg a.svg -- python3 app.py
       capbg rehearse --script "TSTP@2 CONT@5 TERM@8" -- python3 app.py
       capbg rehearse --type exec -- nginx -g "daemon off;"
       capbg rehearse --json -- env CAPBG_GRACE=10 python3 app.py | jq .verdict

@@ -22,7 +22,7 @@ Install what it writes, as root:
 \b
 Or for yourself alone:
   mkdir -p ~/.config/systemd/user
-  capbg unit --user --name kiosk -- python kiosk.py \
+  capbg unit --user --name kiosk -- python kiosk.py \\
       > ~/.config/systemd/user/kiosk.service
   systemctl --user daemon-reload
   systemctl --user enable --now kiosk
