@@ -39,8 +39,6 @@ class Scenario:
     """Whether it is stopped; else it comes to its end by itself."""
     stop_counts: bool = True
     """Whether its end is timed from that stop; else that finds it on its way down, and no times are compared."""
-    tight: bool = False
-    """Whether a program that a busy machine holds up may come to another end: then it gets a second try."""
     status: str = ""
     """The last STATUS= that counts."""
 
@@ -80,14 +78,14 @@ def _watched(**more: Any) -> dict[str, Any]:
 
 
 EXTENSIONS = [
-    Scenario("in good time", CLEAN, on_stop(*each(0.4, 2.8, extend(0.8)), leave(3)), tight=True),
+    Scenario("in good time", CLEAN, on_stop(*each(0.4, 2.8, extend(0.8)), leave(3))),
     Scenario("none", KILLED, on_stop(leave(3))),
     Scenario("before the stop", KILLED, on_stop(leave(3), start=[READY, tell(0, extend(60))])),
     Scenario("too short", KILLED, on_stop(*each(0.9, 2.7, extend(0.6)), leave(3))),
     Scenario("too late", KILLED, on_stop(tell(1.5, extend(9)), leave(3))),
     Scenario("counts from its arrival", KILLED, on_stop(tell(0.5, extend(2)), leave(5))),
     Scenario("one that is long", CLEAN, on_stop(tell(0, extend(8)), leave(3))),
-    Scenario("they cease", KILLED, on_stop(*each(0.4, 1.6, extend(0.8)), leave(4)), tight=True),
+    Scenario("they cease", KILLED, on_stop(*each(0.4, 1.6, extend(0.8)), leave(4))),
     Scenario("never shortens", KILLED, on_stop(tell(0, extend(2)), tell(0.5, extend(0.1)), leave(4))),
     Scenario("2^64 - 2", CLEAN, on_stop(tell(0, f"EXTEND_TIMEOUT_USEC={2**64 - 2}"), leave(2.5))),
     Scenario("2^64 - 1", KILLED, on_stop(tell(0, f"EXTEND_TIMEOUT_USEC={2**64 - 1}"), leave(2.5))),
@@ -121,7 +119,6 @@ STARTS = [
         CLEAN,
         {"start": [*each(0.4, 2.4, extend(0.8)), tell(2.5, "READY=1")], "SIGTERM": [leave(0.2)]},
         unit={"TimeoutStartSec": 1},
-        tight=True,
     ),
     Scenario(
         "a start too slow",
@@ -188,53 +185,31 @@ STARTS = [
 FED = [READY, *each(0.3, 30, PING)]
 
 WATCHDOG = [
-    Scenario("silent in the stop", CLEAN, on_stop(leave(3.5), start=FED), unit=_watched(), tight=True),
-    Scenario(
-        "pings, then falls silent",
-        BITTEN,
-        on_stop(*each(0.3, 0.6, PING), leave(5), start=FED),
-        unit=_watched(),
-        tight=True,
-    ),
-    Scenario(
-        "pings to the end", CLEAN, on_stop(*each(0.3, 3.3, PING), leave(3.5), start=FED), unit=_watched(), tight=True
-    ),
+    Scenario("silent in the stop", CLEAN, on_stop(leave(3.5), start=FED), unit=_watched()),
+    Scenario("pings, then falls silent", BITTEN, on_stop(*each(0.3, 0.6, PING), leave(5), start=FED), unit=_watched()),
+    Scenario("pings to the end", CLEAN, on_stop(*each(0.3, 3.3, PING), leave(3.5), start=FED), unit=_watched()),
     Scenario(
         "a ping, then extensions",
         CLEAN,
         on_stop(tell(0, PING), *each(0.4, 3.2, extend(0.9), at=0.4), leave(3.5), start=FED),
         unit=_watched(),
-        tight=True,
     ),
     Scenario(
-        "set anew in the stop",
-        BITTEN,
-        on_stop(tell(0.2, "WATCHDOG_USEC=700000"), leave(4), start=FED),
-        unit=_watched(),
-        tight=True,
+        "set anew in the stop", BITTEN, on_stop(tell(0.2, "WATCHDOG_USEC=700000"), leave(4), start=FED), unit=_watched()
     ),
     Scenario(
         "off in the stop",
         CLEAN,
         on_stop(tell(0, PING), tell(0.2, "WATCHDOG_USEC=0"), tell(0.4, PING), leave(3.5), start=FED),
         unit=_watched(),
-        tight=True,
     ),
-    Scenario(
-        "not before READY",
-        BITTEN,
-        {"start": [tell(1.6, "READY=1")]},
-        unit=_watched(WatchdogSec=1),
-        stop=False,
-        tight=True,
-    ),
+    Scenario("not before READY", BITTEN, {"start": [tell(1.6, "READY=1")]}, unit=_watched(WatchdogSec=1), stop=False),
     Scenario(
         "a ping before READY",
         BITTEN,
         {"start": [tell(0, PING), tell(2.5, "READY=1")]},
         unit=_watched(WatchdogSec=1),
         stop=False,
-        tight=True,
     ),
     Scenario("trigger while running", BITTEN, {"start": [READY, tell(0.5, "WATCHDOG=trigger")]}, stop=False),
     Scenario(
@@ -246,7 +221,6 @@ WATCHDOG = [
         {"start": [READY, tell(0.5, "WATCHDOG_USEC=1700000")]},
         unit=_watched(WatchdogSec=1),
         stop=False,
-        tight=True,
     ),
     Scenario(
         "0 is off",
@@ -254,7 +228,6 @@ WATCHDOG = [
         {"start": [READY, tell(0, "WATCHDOG_USEC=0"), leave(2.2)]},
         unit=_watched(WatchdogSec=1),
         stop=False,
-        tight=True,
     ),
     Scenario(
         "2^64 - 1 is off",
@@ -262,7 +235,6 @@ WATCHDOG = [
         {"start": [READY, tell(0, f"WATCHDOG_USEC={2**64 - 1}"), leave(2.2)]},
         unit=_watched(WatchdogSec=1),
         stop=False,
-        tight=True,
     ),
     Scenario(
         "infinity does not parse",
@@ -270,7 +242,6 @@ WATCHDOG = [
         {"start": [READY, tell(0, "WATCHDOG_USEC=infinity"), leave(3)]},
         unit=_watched(WatchdogSec=1),
         stop=False,
-        tight=True,
     ),
     Scenario(
         "set without WatchdogSec=", BITTEN, {"start": [READY, tell(0, "WATCHDOG_USEC=700000"), leave(3)]}, stop=False
@@ -282,7 +253,6 @@ WATCHDOG = [
         {"start": [READY, tell(0.4, extend(1.8)), leave(4)]},
         unit=_watched(WatchdogSec=1),
         stop=False,
-        tight=True,
     ),
     Scenario(
         "the ping behind it wins",
@@ -290,7 +260,6 @@ WATCHDOG = [
         {"start": [READY, tell(0.4, extend(2.8)), tell(0.5, PING), leave(5)]},
         unit=_watched(WatchdogSec=1),
         stop=False,
-        tight=True,
     ),
     Scenario(
         "the ping beside it wins",
@@ -298,7 +267,6 @@ WATCHDOG = [
         {"start": [READY, tell(0.4, PING, extend(2.8)), leave(5)]},
         unit=_watched(WatchdogSec=1),
         stop=False,
-        tight=True,
     ),
     Scenario(
         "extensions in place of pings",
@@ -306,7 +274,6 @@ WATCHDOG = [
         {"start": [READY, *each(0.4, 2.4, extend(0.9)), leave(2.5)]},
         unit=_watched(WatchdogSec=1),
         stop=False,
-        tight=True,
     ),
     Scenario(
         "SIGABRT is caught",
@@ -314,7 +281,6 @@ WATCHDOG = [
         {"start": [READY], "SIGABRT": [leave(4)]},
         unit=_watched(WatchdogSec=1, TimeoutAbortSec=1),
         stop=False,
-        tight=True,
     ),
     Scenario(
         "SIGABRT is answered",
@@ -322,7 +288,6 @@ WATCHDOG = [
         {"start": [READY], "SIGABRT": [leave(0.5)]},
         unit=_watched(WatchdogSec=1),
         stop=False,
-        tight=True,
     ),
     Scenario(
         "a stop behind SIGABRT",
@@ -331,21 +296,13 @@ WATCHDOG = [
         unit={"TimeoutStopSec": 8},
         stop_counts=False,
     ),
-    Scenario(
-        "stopped by itself",
-        BITTEN,
-        {"start": [READY, (0, "stop")]},
-        unit=_watched(WatchdogSec=1),
-        stop=False,
-        tight=True,
-    ),
+    Scenario("stopped by itself", BITTEN, {"start": [READY, (0, "stop")]}, unit=_watched(WatchdogSec=1), stop=False),
     Scenario(
         "off, then stopped by itself",
         CLEAN,
         on_stop(leave(0.4), start=[READY, tell(0, "WATCHDOG_USEC=0"), (0.5, "stop")]),
         unit=_watched(WatchdogSec=1),
         hand=["SIGWINCH"] * 4,
-        tight=True,
     ),
     Scenario(
         "TimeoutAbortSec=0",
@@ -353,11 +310,8 @@ WATCHDOG = [
         {"start": [READY], "SIGABRT": [leave(2)]},
         unit=_watched(WatchdogSec=1, TimeoutAbortSec=0),
         stop=False,
-        tight=True,
     ),
-    Scenario(
-        "WatchdogSec=infinity", CLEAN, on_stop(leave(0.3), start=FED), unit=_watched(WatchdogSec="infinity"), tight=True
-    ),
+    Scenario("WatchdogSec=infinity", CLEAN, on_stop(leave(0.3), start=FED), unit=_watched(WatchdogSec="infinity")),
 ]
 """WatchdogSec=, WATCHDOG= and WATCHDOG_USEC=."""
 
@@ -570,13 +524,7 @@ CAPBG = [
     ),
     Scenario("it lingers behind its tasks", KILLED, source=_app("pass", behind="idle()"), status=TOLD),
     Scenario(
-        "its main loop hangs",
-        BITTEN,
-        source=_app("pass", loop="idle()"),
-        unit=_watched(),
-        stop=False,
-        status="active",
-        tight=True,
+        "its main loop hangs", BITTEN, source=_app("pass", loop="idle()"), unit=_watched(), stop=False, status="active"
     ),
     Scenario(
         "stopped while suspended",
@@ -585,7 +533,6 @@ CAPBG = [
         unit={"WatchdogSec": 3, "TimeoutStopSec": 3},
         hand=["SIGTSTP", "SIGWINCH", "SIGWINCH"],
         status=TOLD,
-        tight=True,
     ),
     Scenario(
         "suspended, and back",
@@ -594,7 +541,6 @@ CAPBG = [
         unit={"WatchdogSec": 3, "TimeoutStopSec": 3},
         hand=["SIGTSTP", "SIGWINCH", "SIGWINCH", "SIGCONT", "SIGWINCH"],
         status=TOLD,
-        tight=True,
     ),
 ]
 """Programs that use capbg."""
