@@ -267,7 +267,7 @@ def test_report_of_a_clean_stop_says_so() -> None:
     assert "Result=success, exit status 0" in text
     assert "The nearest it came to being killed: 9.0 s left, at +1.05 s." in text
     assert re.search(r"^upload +━+·+ +finished 5\.6 s$", text, re.MULTILINE), text
-    assert re.search(r"^mail +━+·+┤ +finished 1\.0 s$", text, re.MULTILINE), text
+    assert re.search(r"^mail +━+·+┤ +╳ finished 1\.0 s$", text, re.MULTILINE), text
     assert "PASSED: nothing was lost." == text.splitlines()[-1]
 
 
@@ -304,7 +304,7 @@ def test_chart_puts_everything_where_it_happened() -> None:
     assert abs(rows["SIGKILL in"].index("█") - zero) <= 1
     assert abs(rows["SIGKILL in"].rindex("▁") - three) <= 2
     (expired,) = (row.plain for row in Chart(samples.many(), 160).rows() if row.plain.startswith("task-3 "))
-    assert re.search(r"^task-3 +━+╋━+ +expired 5\.0 s$", expired), expired
+    assert re.search(r"^task-3 +━+╋━+ +╳ +expired 5\.0 s$", expired), expired
     crowded = [row.plain for row in Chart(samples.odd(), 160).rows() if "▼" in row.plain]
     assert 4 == len(crowded)
     left_out = re.search(r"\+(\d+) more$", crowded[-1])

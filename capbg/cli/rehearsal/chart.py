@@ -29,6 +29,7 @@ class _Glyphs:
     bar: str
     over: str
     spare: str
+    kill: str
     mark: str
     below: str
     below_left: str
@@ -38,8 +39,8 @@ class _Glyphs:
     more: str
 
 
-UTF8 = _Glyphs("├", "┤", "─", "━", "╋", "·", "▼", "╰", "╯", "╷", "▁▂▃▄▅▆▇█", "∞", "…")
-ASCII = _Glyphs("|", "|", "-", "=", "|", ".", "v", "`", "'", "'", "0123456789", "*", "...")
+UTF8 = _Glyphs("├", "┤", "─", "━", "╋", "·", "╳", "▼", "╰", "╯", "╷", "▁▂▃▄▅▆▇█", "∞", "…")
+ASCII = _Glyphs("|", "|", "-", "=", "|", ".", "x", "v", "`", "'", "'", "0123456789", "*", "...")
 
 
 class Chart:
@@ -47,6 +48,7 @@ class Chart:
 
     def __init__(self, report: Report, width: int, *, encoding: str = "utf-8") -> None:
         self._report = report
+        self._width = width
         self._encoding = encoding
         self._glyphs = UTF8 if encoding.startswith("utf") else ASCII
         self._window: Window = window(report)
@@ -65,6 +67,7 @@ class Chart:
         shown, rest = telling(self._report.tasks, TASKS)
         for task in shown:
             yield self._task(task)
+        yield from self._legend(shown)
         if rest:
             done = sum(not task.lost for task in rest)
             yield Text(f"+{count(len(rest), 'more task')}, {done} of them finished", FAINT)
@@ -170,20 +173,35 @@ class Chart:
         return level, GOOD if share > 0.5 else WARN if share > 0.2 else BAD
 
     def _task(self, task: TaskSeen) -> Text:
-        plot, colour = Text(), task_colour(task)
+        plot, colour, took = Text(), task_colour(task), ""
         if task.started_ns is not None:
+            over = self._column(self._report.ended_ns) + 1  # nothing of a task lies behind the end but its deadlines
             begin = self._column(task.started_ns)
-            end = self._column(self._report.ended_ns if task.ended_ns is None else task.ended_ns) + 1
-            plot.append(" " * begin)
-            cells = self._glyphs.bar * max(1, end - begin)
-            soft = None if task.soft_ns is None or task.soft_ns > self._window.end_ns else self._column(task.soft_ns)
-            if soft is not None and begin < soft < end - 1:
-                cells = cells[: soft - begin] + self._glyphs.over + cells[soft - begin + 1 :]
-            plot.append(cells, colour)
-            if task.soft_ns is not None and task.soft_ns > (task.ended_ns or self._report.ended_ns):
-                spare = self._plot if soft is None else soft
-                plot.append(self._glyphs.spare * (spare - len(plot)) + self._glyphs.end * (soft is not None), FAINT)
-        took = ""
-        if task.started_ns is not None and task.ended_ns is not None:
-            took = f" {length(task.ended_ns - task.started_ns)}"
+            end = max(begin + 1, over if task.ended_ns is None else self._column(task.ended_ns) + 1)
+            soft, hard = (self._mark(each) for each in (task.soft_ns, task.hard_ns))
+            cells = [" "] * self._plot
+            cells[begin:end] = self._glyphs.bar * (end - begin)
+            if task.soft_ns is not None:
+                spare = range(end, over if soft is None else min(soft, over))
+                cells[end : end + len(spare)] = self._glyphs.spare * len(spare)
+            if soft is not None and soft > begin:
+                cells[soft] = self._glyphs.over if soft < end else self._glyphs.end
+            if hard is not None and hard > begin:
+                cells[hard] = self._glyphs.kill
+            plot.append("".join(cells[:end]), colour)
+            plot.append("".join(cells[end:]).rstrip(), FAINT)
+            if hard is not None and hard > begin:
+                plot.stylize(BAD, hard, hard + 1)
+            took = "" if task.ended_ns is None else f" {length(task.ended_ns - task.started_ns)}"
         return self._row(task.name, plot, task.state + took, colour, "bold")
+
+    def _mark(self, instant_ns: int | None) -> int | None:
+        return None if instant_ns is None or instant_ns > self._window.end_ns else self._column(instant_ns)
+
+    def _legend(self, tasks: Iterable[TaskSeen]) -> Iterator[Text]:
+        """What the marks in the lanes of tasks mean."""
+        if any(task.started_ns is not None for task in tasks):
+            glyphs = self._glyphs
+            deadline = glyphs.end if glyphs.end == glyphs.over else f"{glyphs.end} {glyphs.over}"
+            marks = f"{glyphs.spare} time left  {deadline} deadline  {glyphs.kill} killed at the latest"
+            yield Text(" " * max(0, min(self._label + 2, self._width - cell_len(marks))) + marks, FAINT)

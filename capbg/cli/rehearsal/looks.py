@@ -1,7 +1,7 @@
 """What the screen, the report and the picture share: colours by meaning, words for states, lengths of time, clean text.
 
 It knows nothing of terminals and of how a rehearsal came about. The colours are those of the 256 whose contrast is
-between 3 and 7 on white and on black alike; on 16 colours rich falls back to plain green, red, brown, magenta, cyan.
+between 3 and 7 on white and on black alike. A terminal of 16 colours has others for them (:func:`legible`).
 """
 
 import re
@@ -12,6 +12,18 @@ from capbg._core.words import NS
 from capbg.cli.rehearsal.record import NEVER, Entry, TaskSeen, Tone, Who
 
 GOOD, BAD, WARN, CALM, ASIDE, FAINT = "color(28)", "color(160)", "color(130)", "color(32)", "color(127)", "color(243)"
+
+SIXTEEN = {
+    f"bold {GOOD}": "green",
+    GOOD: "green",
+    BAD: "red",
+    WARN: "magenta",
+    CALM: "bright_blue",
+    ASIDE: "default",
+    FAINT: "bright_black",
+}
+"""What stands for them among 16. The nearest, which rich would take, are cyan and yellow for two of them, and those are
+pale on white, as white is; blue is lost on black. A bold green is a light green on many a terminal: pale, too."""
 
 STATES = {
     "start": ("starting", CALM),
@@ -34,6 +46,15 @@ OPEN_TASKS = {"queued": FAINT, "registered": FAINT, "running": CALM, "expiring":
 """Tasks that are not settled; any other state is one of those on the way out after a finish."""
 
 _UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+
+def legible(style: str, color_system: str | None) -> str:
+    """``style`` for a terminal with rich's ``color_system``: one of 16 colours gets what can be read on any ground."""
+    if color_system not in {"standard", "windows"}:
+        return style
+    for many, few in SIXTEEN.items():
+        style = style.replace(many, few)
+    return style
 
 
 def clean(text: str, encoding: str = "utf-8") -> str:

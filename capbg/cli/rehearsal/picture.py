@@ -16,8 +16,8 @@ from rich.cells import cell_len
 
 from capbg.cli.rehearsal.looks import clean, count, instant, length
 from capbg.cli.rehearsal.record import NEVER, Report, TaskSeen, Who
-from capbg.cli.rehearsal.report import margin, verdict
 from capbg.cli.rehearsal.timeline import Left, alive, most, nearest, telling, tick, ticks, time_left, window
+from capbg.cli.rehearsal.verdict import margin, verdict
 
 WIDTH, EDGE = 960, 20
 LEFT, RIGHT = 160, 790
@@ -26,8 +26,11 @@ FONT, SMALL, TITLE = 13, 11, 18
 Side = Literal["start", "middle", "end"]
 TASKS = 40
 LABEL_ROWS = 5
-LOST = 4
-"""So many tasks, rows of names below one another, and sentences of what was lost are shown; of more, how many."""
+LOST, ADVICE = 4, 5
+"""So many tasks, rows of names below one another, sentences of what was lost and advices are shown; of more, how many.
+"""
+LINES = 4
+"""A sentence has so many lines at most."""
 
 LIGHT = {
     "page": "#ffffff",
@@ -90,7 +93,7 @@ def _style(colours: dict[str, str]) -> str:
 
 STYLE = (
     f'text{{font-family:system-ui,"DejaVu Sans",Verdana,Arial,sans-serif;font-size:{FONT}px}}'
-    f".small{{font-size:{SMALL}px}}.title{{font-size:{TITLE}px;font-weight:bold}}.pale{{fill-opacity:.25}}"
+    f".small{{font-size:{SMALL}px}}.title{{font-size:{TITLE}px;font-weight:bold}}.strong{{font-weight:bold}}.pale{{fill-opacity:.25}}"
     f".dashed{{stroke-dasharray:4 4}}{_style(LIGHT)}@media (prefers-color-scheme:dark){{{_style(DARK)}}}"
 )
 
@@ -267,7 +270,7 @@ class _Picture:
             begin, end = self._x(task.started_ns), self._x(end_ns)
             took = f" {length(end_ns - task.started_ns)}"
             if task.soft_ns is not None:
-                soft = self._x(task.soft_ns)
+                soft = self._x(min(task.soft_ns, self._report.ended_ns))
                 self._elements.append(
                     svg.Rect(
                         x=_round(begin),
@@ -302,16 +305,34 @@ class _Picture:
                 self._text(x + 8, name, "small", "faint", size=SMALL, down=10)
             self._y += 22
         for sentence in report.lost[:LOST]:
-            self._text(EDGE, sentence, "bad", down=14)
-            self._y += 20
+            self._sentence(EDGE, sentence, "bad")
+        for advice in report.advice[:ADVICE]:
+            self._y += 6
+            for name, colour, sentence in (("fault", "warn", advice.fault), ("mend", "good", advice.mend)):
+                self._text(EDGE, name, "strong", colour, down=14)
+                self._sentence(EDGE + 50, sentence, "ink")
         notes = []
         if len(report.lost) > LOST:
             notes.append(f"{len(report.lost) - LOST} more things were lost.")
+        if len(report.advice) > ADVICE:
+            notes.append(f"+{len(report.advice) - ADVICE} more faults, each with its mend: see the report.")
         if self._window.begin_ns > report.began_ns:
             notes.append(f"The start, at {instant(report.seconds(report.began_ns))} s, is not shown.")
         if notes:
             self._text(EDGE, " ".join(notes), "faint", down=14)
             self._y += 20
+
+    def _sentence(self, x: float, text: str, colour: str) -> None:
+        """A sentence over the page's width, wrapped; one that has too many lines is whole in its last one's tooltip."""
+        wide = WIDTH - EDGE - x
+        lines = _wrapped(clean(text), wide, FONT)
+        if len(lines) > LINES:
+            lines[LINES - 1 :] = [_cut(f"{lines[LINES - 1]} {lines[LINES]}", wide, FONT)]
+        for number, line in enumerate(lines, 1):
+            whole = text if number == LINES else line
+            self._elements.append(_words(x, self._y + 14, line, colour, whole=whole))
+            self._y += 18
+        self._y += 2
 
     def _x(self, instant_ns: int) -> float:
         return LEFT + (RIGHT - LEFT) * self._window.share(instant_ns)
@@ -348,6 +369,25 @@ def _cut(text: str, wide: float, size: float) -> str:
     while text and text_width(text + "…", size) > wide:
         text = text[:-1]
     return text.rstrip() + "…"
+
+
+def _wrapped(text: str, wide: float, size: float) -> list[str]:
+    """``text`` in lines that fit, broken between words where that can be."""
+    lines = [""]
+    for word in text.split():
+        tried = f"{lines[-1]} {word}".strip()
+        if text_width(tried, size) <= wide:
+            lines[-1] = tried
+            continue
+        rest = word
+        if lines[-1]:
+            lines.append("")
+        while text_width(rest, size) > wide:
+            fits = next(n for n in range(len(rest), 0, -1) if text_width(rest[:n], size) <= wide)
+            lines[-1:] = [rest[:fits], ""]
+            rest = rest[fits:]
+        lines[-1] = rest
+    return lines
 
 
 def _words(x: float, y: float, shown: str, *classes: str, anchor: Side | None = None, whole: str = "") -> svg.Element:

@@ -13,7 +13,7 @@ behind the start), null stands for what is unknown or without limit. Keys are ad
   how the main process ended (``exited``, ``killed``, ``dumped``; empty: nobody knows); ``status``: its exit status, or
   the number of the signal that ended it; ``status_text``: the last ``STATUS=``
 * ``began``, ``stop``, ``ended``: instants; ``stop`` is 0.0, or null if there was none
-* ``margin``, ``margin_at``: the shortest time to a kill that the stop came to, and when; 0.0: it was killed
+* ``margin``, ``margin_at``: the shortest time to a kill that the stop came to, and when; 0.0: its time was over
 * ``lost``: sentences; ``advice``: each with ``fault`` and ``mend``, sentences
 * ``settings``: ``type``, ``notify_access``, ``kill_mode``, ``failure_mode``, ``send_sigkill``, ``success_statuses``,
   and in seconds ``timeout_start``, ``timeout_stop``, ``timeout_abort``, ``watchdog`` (0.0: off)
@@ -29,11 +29,11 @@ behind the start), null stands for what is unknown or without limit. Keys are ad
 
 import json
 import math
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.style import Style
 from rich.text import Text
 
 from capbg._core.words import NS
@@ -48,10 +48,11 @@ from capbg.cli.rehearsal.looks import (
     clean,
     count,
     instant,
-    length,
+    legible,
     told,
 )
 from capbg.cli.rehearsal.record import NEVER, Entry, Report, Settings, TaskSeen
+from capbg.cli.rehearsal.verdict import last_line, margin, status_lines, verdict
 
 PIPE_WIDTH = 100
 """Columns of the chart where there is no terminal to ask."""
@@ -68,53 +69,6 @@ def show(report: Report, console: Console, *, entries: bool | None = None) -> No
     _Page(report, console).print(listed=listed)
 
 
-def verdict(report: Report) -> str:
-    """What systemd would have shown: ``Result=timeout, killed by SIGKILL``."""
-    if report.code == "exited":
-        return f"Result={report.result}, exit status {report.status}"
-    how = {"killed": "killed by", "dumped": "dumped core on"}.get(report.code)
-    return f"Result={report.result}" + (f", {how} {_signal_name(report.status)}" if how else "")
-
-
-def status_lines(report: Report) -> list[str]:
-    """The lines of ``systemctl status`` that tell the end, as systemd words them."""
-    active = "inactive (dead)" if report.result == "success" else f"failed (Result: {report.result})"
-    if not report.code:
-        return [f"Active: {active}"]
-    if report.code == "exited":
-        how = f"status={report.status}" + {0: "/SUCCESS", 1: "/FAILURE"}.get(report.status, "")
-    else:
-        how = f"signal={_signal_name(report.status).removeprefix('SIG')}"
-    return [f"Active: {active}", f"Main PID: (code={report.code}, {how})"]
-
-
-def margin(report: Report) -> str:
-    """How near the stop came to being killed, in a sentence."""
-    if report.margin_ns is None:
-        return "No deadline was running: nothing would have been killed."
-    if report.margin_ns >= NEVER // 2:
-        return "Without limit: systemd would have waited for ever."
-    at = "" if report.margin_at_ns is None else f" at {instant(report.seconds(report.margin_at_ns))} s"
-    if report.margin_ns <= 0:
-        return f"No margin: it was killed{at}."
-    return f"The nearest it came to being killed: {length(report.margin_ns)} left{at and ','}{at}."
-
-
-def last_line(report: Report) -> str:
-    """PASSED or LOST, and what."""
-    if report.passed:
-        return "PASSED: nothing was lost."
-    more = f" (and {len(report.lost) - 1} more)" if len(report.lost) > 1 else ""
-    return f"LOST: {report.lost[0]}{more}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"SIGRTMIN+{number - signal.SIGRTMIN}" if signal.SIGRTMIN < number <= signal.SIGRTMAX else str(number)
-
-
 @dataclass(frozen=True, slots=True)
 class _Page:
     report: Report
@@ -129,7 +83,7 @@ class _Page:
         self._title(f"Timeline: 0 is the {'start' if report.stop_ns is None else 'stop'}")
         width = self.console.width if self.console.is_terminal else max(self.console.width, PIPE_WIDTH)
         for row in Chart(report, width, encoding=self.console.encoding).rows():
-            self.console.print(row, soft_wrap=True)
+            self._put(row, soft_wrap=True)
         self._reasons()
         if report.killed:
             self._title("What SIGKILL had to end")
@@ -195,7 +149,7 @@ class _Page:
     def _out(self, text: Text, *, indent: int = 0) -> None:
         """Print a sentence: wrapped behind its first ``indent`` columns on a terminal, in one line on a pipe."""
         if not self.console.is_terminal:
-            self.console.print(text, soft_wrap=True)
+            self._put(text, soft_wrap=True)
             return
         width = self.console.width
         if indent and text.cell_len > width > indent * 2:
@@ -204,7 +158,15 @@ class _Page:
             text = Text("\n").join(
                 Text.assemble(first if number == 0 else " " * indent, line) for number, line in enumerate(lines)
             )
-        self.console.print(text)
+        self._put(text)
+
+    def _put(self, text: Text, *, soft_wrap: bool = False) -> None:
+        def seen(style: str | Style) -> str | Style:
+            return legible(style, self.console.color_system) if isinstance(style, str) else style
+
+        text.style = seen(text.style)
+        text.spans = [span._replace(style=seen(span.style)) for span in text.spans]
+        self.console.print(text, soft_wrap=soft_wrap)
 
     def _clean(self, text: str) -> str:
         return clean(text, self.console.encoding)

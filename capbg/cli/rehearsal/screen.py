@@ -32,6 +32,7 @@ from capbg.cli.rehearsal.looks import (
     count,
     fit,
     instant,
+    legible,
     length,
     task_colour,
     told,
@@ -81,7 +82,7 @@ class _Picture:
         width, height = options.size
         drawing = _Drawing(self.now, console, options, width)
         for row in drawing.rows(height):
-            yield from Segment.adjust_line_length(row, width, pad=False)
+            yield from drawing.cut(row)
             yield Segment.line()
 
 
@@ -108,6 +109,13 @@ class _Drawing:
                 rows.append([])
             rows += part
         return rows
+
+    def cut(self, row: Row) -> Row:
+        """A row that fits: of one that is too long it can be seen that it goes on."""
+        if Segment.get_line_length(row) <= self.width:
+            return row
+        kept = Segment.adjust_line_length(row, max(0, self.width - cell_len(self._more)))
+        return [*kept, Segment(self._more, kept[-1].style if kept else None)]
 
     def _head(self, *, titled: bool) -> Iterator[Row]:
         now = self.now
@@ -226,10 +234,10 @@ class _Drawing:
             width=cells,
             pulse=share is None,
             animation_time=self.now.now_ns / NS,
-            style=FAINT,
-            complete_style=colour,
-            finished_style=colour,
-            pulse_style=colour,
+            style=self._style(FAINT),
+            complete_style=self._style(colour),
+            finished_style=self._style(colour),
+            pulse_style=self._style(colour),
         )
         segments = list(self.console.render(bar, self.options.update(width=cells)))
         return Segment.adjust_line_length(segments, cells)  # without colour rich leaves out the empty rest
@@ -238,7 +246,10 @@ class _Drawing:
         return clean(text, self.options.encoding)
 
     def _say(self, text: str, style: str = "") -> Segment:
-        return Segment(text, Style.parse(style) if style else None)
+        return Segment(text, self._style(style) if style else None)
+
+    def _style(self, style: str) -> Style:
+        return Style.parse(legible(style, self.console.color_system))
 
     @property
     def _more(self) -> str:

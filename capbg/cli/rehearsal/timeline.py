@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from capbg._core.words import NS
 from capbg.cli.rehearsal.record import NEVER, Report, Span, TaskSeen
 
+SHORTEST_NS = NS // 2
+"""The least of a rehearsal with a stop that is shown, if need be with nothing in it at the end."""
 Left = tuple[int, int]
 """An instant, and how much time was left to the kill at it; NEVER: without limit. Between two of them it is a line."""
 
@@ -30,6 +32,7 @@ class Window:
 def window(report: Report) -> Window:
     """From the start to the end; of a long time in which nothing happened before the stop only the end.
 
+    What comes from the stop on has at least half of the width: one of 3 ms is to look short, and its names want room.
     Deadlines of tasks that lie a little behind the end are shown, too.
     """
     begin, end = report.began_ns, max(report.ended_ns, report.began_ns)
@@ -42,6 +45,7 @@ def window(report: Report) -> Window:
         ]
         first = min(each for each in beginnings if each >= begin)
         begin = max(begin, first - max(end - first, NS // 10))
+        end = max(end, begin + SHORTEST_NS)
     reach = end + (end - begin) * 3 // 10
     deadlines = (each for task in report.tasks for each in (task.soft_ns, task.hard_ns) if task.started_ns is not None)
     end = max([end, *(each for each in deadlines if each is not None and each <= reach)])
