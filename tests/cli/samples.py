@@ -297,6 +297,26 @@ def odd() -> Report:
     )
 
 
+def advised(number: int = 7) -> Report:
+    """So many faults, each of several lines; the first has a word that no line holds."""
+    long = "x" * 150
+    return report(
+        result="exit-code",
+        status=1,
+        margin=(3.0, 4.0),
+        lost=["It left its work behind, and what it left was this and that and the other thing, of all of which " * 2],
+        advice=[
+            Advice(
+                f"Fault {n} {long * (n == 0)} is told in a sentence that takes more than the width of a page, as those "
+                "of real life do: who was waited for, for how long, and why that was in vain.",
+                f"Mend {n}: do this first of all, that behind it, and the third thing on every Monday of the year; or "
+                "raise TimeoutStopSec= to what the work takes.",
+            )
+            for n in range(number)
+        ],
+    )
+
+
 REPORTS = {
     "kiosk": kiosk,
     "killed": killed,
@@ -307,6 +327,7 @@ REPORTS = {
     "short": short,
     "empty": empty,
     "unstopped": unstopped,
+    "advised": advised,
     "odd": odd,
 }
 

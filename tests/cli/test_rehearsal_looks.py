@@ -20,11 +20,14 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from capbg._core.words import NS
 from capbg.cli.rehearsal import picture, report
 from capbg.cli.rehearsal.chart import Chart
 from capbg.cli.rehearsal.lines import Lines
 from capbg.cli.rehearsal.record import Entry, Report, Who
+from capbg.cli.rehearsal.timeline import window
 from tests.cli import samples
+from tests.probe import Launcher
 
 ROOT = Path(__file__).parents[2]
 DRAWER = """
@@ -212,6 +215,49 @@ def test_screen_is_plain_where_it_has_to_be(terminal: Terminals) -> None:
     assert any(row.startswith(r"\u7167") for row in rows), rows
 
 
+@pytest.mark.parametrize(("more", "environ"), [("…", {}), ("...", {"PYTHONIOENCODING": "ascii"})])
+def test_screen_shows_where_a_line_goes_on(terminal: Terminals, more: str, environ: dict[str, str]) -> None:
+    """In 60 columns a status, a task's message, its reason and an entry that do not fit end with an ellipsis."""
+    one = terminal(60, 24, **environ)
+    rows = one.show(7)
+    for begin in ("status  backgrounded", "upload ", "report "):
+        (row,) = (row for row in rows if row.startswith(begin))
+        assert row.endswith(more), rows
+    entries = [row for row in one.show(-1) if " notify " in row or " program " in row]
+    assert any(row.endswith(more) for row in entries), entries
+
+
+PALE = re.compile(rb"\x1b\[(?:[0-9;]*;)?(?:3[34678]|9[367])[;m]")
+"""Yellow, blue, cyan, white, or one of more than 16 colours."""
+
+
+def test_screen_of_16_colours_takes_those_that_can_be_read_on_any_ground(terminal: Terminals) -> None:
+    """With TERM=xterm no word is yellow, cyan, white or dark blue, and no green is bold."""
+    one = terminal(80, 24, TERM="xterm")
+    one.show(0)
+    one.show(7)
+    words = re.sub(rb"\x1b\[[0-9;]*m[\xe2\x94\x81\xb8\xba\x95]+\x1b\[0m", b"", one.raw)  # the gradient of a bar
+    assert not PALE.search(words), words
+    assert b"\x1b[1;32m" not in words
+    assert b"\x1b[31m" in words
+
+
+@pytest.mark.parametrize("kind", samples.REPORTS)
+def test_report_of_16_colours_takes_those_that_can_be_read_on_any_ground(kind: str) -> None:
+    """As on the screen; with 256 colours it takes those."""
+    coloured = {}
+    for system in ("standard", "256"):
+        file = io.StringIO()
+        report.show(
+            samples.REPORTS[kind](),
+            Console(file=file, width=80, force_terminal=True, color_system=system, legacy_windows=False),
+        )
+        coloured[system] = file.getvalue().encode("utf-8", "backslashreplace")
+    assert not PALE.search(coloured["standard"])
+    assert b"\x1b[1;32m" not in coloured["standard"]
+    assert PALE.search(coloured["256"])
+
+
 def test_lines_are_one_for_each_entry_in_columns_that_never_move() -> None:
     """Time, who and text, nothing else; no entry is written twice, whatever it says it stays one line."""
     written: list[str] = []
@@ -259,6 +305,96 @@ def test_report_of_a_kill_says_how_why_and_what_to_do() -> None:
         assert expected in text, text
     assert "LOST: The service was killed before it had ended by itself. (and 1 more)" == text.splitlines()[-1]
     assert re.search(r"^fault    The shell, .*\n {9}\w.*\n {9}\w", shown(samples.killed(), 60), re.MULTILINE)
+
+
+READY = """
+import os, signal, socket, sys
+
+if "ignore" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGABRT, signal.SIG_IGN)
+if "child" in sys.argv:
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if os.fork() == 0:
+        while True:
+            signal.pause()
+path = os.environ["NOTIFY_SOCKET"].replace("@", "\\0", 1)
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", path)
+while True:
+    signal.pause()
+"""
+SLEEP = ["sleep", "1000"]
+
+
+def ready(*arguments: str) -> list[str]:
+    """A program that says READY=1 once it is as it is told to be."""
+    return [sys.executable, "-c", READY, *arguments]
+
+
+@pytest.mark.parametrize(
+    ("options", "command", "expected"),
+    [
+        ("--type notify --watchdog 0.3 --after 60", ready(), r"No margin: the watchdog bit at \+0\.\d\d s\."),
+        ("--type exec --script KILL@0.2", SLEEP, r"No margin: SIGKILL by hand, from the script, ended it at \+\d"),
+        ("--unit {unit}", [], r"No margin: KillSignal=SIGKILL ended it at \+\d"),
+        (
+            "--type exec --after 60",
+            ["sh", "-c", "kill -9 $$"],
+            "No margin: a SIGKILL ended it that was neither systemd's nor the script's",
+        ),
+        (
+            "--type notify --after 0.1 --stop-timeout 0.3",
+            ready("ignore"),
+            r"No margin: it was killed at \+\d+\.\d\d s\.\n",
+        ),
+        (
+            "--type notify --after 0.1 --stop-timeout 0.3 --no-sigkill",
+            ready("ignore"),
+            r"Result=timeout, main process left to itself\nstatus   Active: failed \(Result: timeout\)\n"
+            r"margin   No margin: its time was over at \+\S+ s; nobody killed it \(SendSIGKILL=no\), and it was left",
+        ),
+        (
+            "--type notify --after 0.1 --stop-timeout 0.3 --failure-mode abort",
+            ready("ignore"),
+            r"No margin: its time was over at \+\S+ s and SIGABRT came; SIGKILL came at \+\S+ s\.",
+        ),
+        (
+            "--type exec --after 0.1 --kill-mode none",
+            SLEEP,
+            r"Result=success, main process left to itself\n.*\n.*No deadline of a stop was ever running\.",
+        ),
+        (
+            "--type notify --after 0.1 --kill-mode mixed",
+            ready("child"),
+            r"being killed: 1 min \d+ s left, at \+\S+ s; what it left behind was killed at \+",
+        ),
+        ("--type exec --after 0.1", SLEEP, r"The nearest it came to systemd's SIGKILL: 1 min \d+ s left, at"),
+    ],
+    ids=[
+        "watchdog",
+        "by hand",
+        "KillSignal",
+        "itself",
+        "timeout",
+        "no SIGKILL",
+        "abort",
+        "none",
+        "left over",
+        "SIGTERM",
+    ],
+)
+def test_margin_is_true_of_however_it_ended(
+    launch: Launcher, tmp_path: Path, options: str, command: list[str], expected: str
+) -> None:
+    """Who or what struck, when, and whether anybody was killed at all; a main process left running is not gone."""
+    unit = tmp_path / "killed.service"
+    unit.write_text("[Service]\nType=exec\nKillSignal=SIGKILL\nExecStart=/bin/sleep 1000\n")
+    arguments = options.format(unit=unit).split()
+    more = ["--", *command] if command else []
+    probe = launch.start([sys.executable, "-m", "capbg.cli", "rehearse", *arguments, *more])
+    output, _ = probe.process.communicate(timeout=120)
+    text = output.decode()
+    assert re.search(expected, text), text
 
 
 def test_report_of_a_clean_stop_says_so() -> None:
@@ -312,6 +448,34 @@ def test_chart_puts_everything_where_it_happened() -> None:
     assert 18 >= sum(row.count("▼") for row in crowded) + int(left_out[1]) > 4
     levels = re.sub("[^▁▂▃▄▅▆▇█]", "", rows["SIGKILL in"])
     assert "█▇▆▅▄▃▂▁" == "".join(dict.fromkeys(levels))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_chart_explains_its_marks_and_no_task_outlasts_the_run(width: int, encoding: str) -> None:
+    """One line of legend where there are tasks; bars and dots end where the last state does."""
+    legend = re.compile(r"^ *[·.] time left  .* deadline  . killed at the latest$")
+    for kind, make in samples.REPORTS.items():
+        of = make()
+        rows = [row.plain for row in Chart(of, width, encoding=encoding).rows()]
+        assert any(task.started_ns for task in of.tasks) == sum(bool(legend.match(row)) for row in rows), (kind, rows)
+    rows = [row.plain for row in Chart(samples.short(), width, encoding=encoding).rows()]
+    (states,) = (row for row in rows if row.startswith("systemd"))
+    (flush,) = (row for row in rows if row.startswith("flush"))
+    assert len(states) == len(flush.removesuffix("finished 0.14 s").rstrip()), rows
+
+
+@pytest.mark.parametrize(("stop", "end"), [(1.0, 1.003), (30.0, 30.2), (3600.0, 3600.03), (0.6, 5.0)])
+def test_timeline_gives_a_stop_its_room(stop: float, end: float) -> None:
+    """However long it ran, and however soon it left: from the stop on it has half of the width, of half a second."""
+    of = samples.report(stop=stop, end=end, margin=(1, end))
+    shown = window(of)
+    assert shown.share(samples.at(stop)) <= 0.5
+    assert shown.end_ns - shown.begin_ns >= NS // 2
+    (signals,) = (row.plain for row in Chart(of, 100).rows() if row.plain.startswith("signals"))
+    assert signals.index("▼SIGTERM") <= 13 + (100 - 13) // 2
+    zero = next(box for words, box in boxes(ElementTree.fromstring(picture.draw(of))) if words == "0")
+    assert (zero[0] + zero[2]) / 2 <= (picture.LEFT + picture.RIGHT) / 2
 
 
 @pytest.mark.parametrize("kind", samples.REPORTS)
@@ -400,3 +564,17 @@ def test_picture_puts_the_kill_and_the_margin_where_they_were() -> None:
     assert "bad" == circle.get("class")
     text = picture.draw(samples.kiosk())
     assert "prefers-color-scheme:dark" in text
+
+
+def test_picture_says_what_to_do() -> None:
+    """Faults and mends stand below what was lost, whole, in as many lines as it takes: five, and how many more."""
+    of = samples.advised()
+    words = [text.text or "" for text in ElementTree.fromstring(picture.draw(of)).iter(f"{SVG}text")]
+    begin = words.index("fault")
+    assert any(line.startswith("It left its work behind") for line in words[:begin])
+    told = words[begin:]
+    assert (5, 5) == (told.count("fault"), told.count("mend"))
+    whole = "".join("".join(told).split())
+    expected = "".join(f"fault{each.fault}mend{each.mend}" for each in of.advice[: picture.ADVICE])
+    assert whole.startswith("".join(expected.split())), told
+    assert any(line.startswith("+2 more faults") for line in told)

@@ -93,8 +93,9 @@ def _time_left(report: Report, by_rule: SignalSent | None) -> str:
     if report.margin_ns >= NEVER // 2:
         return "Without limit: systemd would have waited for ever."
     at = _at(report, report.margin_at_ns)
+    kill = "being killed" if report.code == "exited" else "systemd's SIGKILL"  # what died of SIGTERM was killed, too
     rest = f"; what it left behind was killed{_at(report, by_rule.at_ns)}" if by_rule else ""
-    return f"The nearest it came to being killed: {length(report.margin_ns)} left{at and ','}{at}{rest}."
+    return f"The nearest it came to {kill}: {length(report.margin_ns)} left{at and ','}{at}{rest}."
 
 
 def _and_killed(report: Report, by_rule: SignalSent | None) -> str:
