@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import click
 from rich.console import Console
@@ -94,8 +94,8 @@ def check(units: tuple[str, ...], pids: tuple[int, ...], *, user: bool, plain: b
     sys.exit(2 if unread else int(bad))
 
 
-def _look_at_unit(name: str, *, user: bool, plain: bool) -> _Subject:
-    unit = load(name, user=user)
+def _look_at_unit(name: str, *, user: bool, plain: bool, grace: str | None = None) -> _Subject:
+    unit = replace(load(name, user=user), grace=grace)
     findings = check_unit(unit, plain=plain)
     of_capbg = 0 if plain or "capbg" in unit.name else len(findings) - len(check_unit(unit, plain=True))
     files = [str(unit.path), *map(str, unit.drop_ins)]
@@ -104,12 +104,17 @@ def _look_at_unit(name: str, *, user: bool, plain: bool) -> _Subject:
 
 def _look_at_process(pid: int, *, plain: bool) -> Iterator[_Subject]:
     """The process, and its service's unit where that can be read here (in a container's process it cannot)."""
-    from .units.process import check_process, is_user_unit, unit_of
+    from .units.process import check_process, grace_of, is_user_unit, unit_of
 
-    yield _Subject(f"process {pid}", findings=check_process(pid))
+    process = _Subject(f"process {pid}", findings=check_process(pid))
+    yield process
     if (name := unit_of(pid)) is not None and name.endswith(".service"):
         with contextlib.suppress(CapbgError):
-            yield _look_at_unit(name, user=is_user_unit(pid), plain=plain)
+            unit = _look_at_unit(name, user=is_user_unit(pid), plain=plain, grace=grace_of(pid))
+            if any(each.rule == "stop-timeout" for each in unit.findings):
+                # The same is said of the unit, on its line and with what to write: once is enough.
+                process.findings = [each for each in process.findings if each.rule != "grace"]
+            yield unit
 
 
 def _document(subject: _Subject) -> dict[str, object]:

@@ -94,7 +94,7 @@ FAULTS: list[tuple[str, list[tuple[str, Level]]]] = [
     # stop
     ("KillMode", [("kill-mode", WARNING)]),
     ("KillMode=control-group", [("kill-mode", WARNING)]),
-    ("KillMode=process", [("kill-mode", WARNING), ("kill-mode-process", NOTE)]),
+    ("KillMode=process", [("kill-mode", WARNING)]),
     ("KillMode=none", [("kill-mode", ERROR)]),
     ("TimeoutStopSec", [("stop-timeout", WARNING)]),
     ("TimeoutStopSec=191", [("stop-timeout", WARNING)]),
@@ -120,6 +120,28 @@ FAULTS: list[tuple[str, list[tuple[str, Level]]]] = [
     ("ExecStop=/bin/kill -9 $MAINPID", [("exec-stop-kills", ERROR)]),
     ("ExecStop=/usr/bin/pkill -f kiosk", [("exec-stop", WARNING), ("exec-stop-kills", WARNING)]),
     ("ExecReload=/bin/kill -HUP $MAINPID", [("reload", NOTE)]),
+    ("ExecStop=/usr/bin/docker kill it", [("exec-stop", NOTE)]),
+    ("ExecStop=/bin/sh -c 'docker kill -s KILL it; echo pkill'", [("exec-stop", NOTE)]),
+    ("ExecStop=/bin/sh -c 'test -e /run/it && exec env A=1 /bin/kill -KILL $MAINPID'", [("exec-stop-kills", ERROR)]),
+    ("ExecStop=/bin/kill -0 $MAINPID", [("exec-stop", NOTE)]),
+    # missing
+    ("User=no-such-user", [("not-found", NOTE)]),
+    ("User=4294967000", [("not-found", NOTE)]),
+    ("User=no-such-user\nDynamicUser=yes", []),
+    ("User=nobody\nGroup=0", []),
+    ("Group=no-such-group", [("not-found", NOTE)]),
+    ("SupplementaryGroups=root no-such-group\nDynamicUser=yes", [("not-found", NOTE)]),
+    ("EnvironmentFile=/nowhere/it.env", [("not-found", NOTE)]),
+    ("EnvironmentFile=-/nowhere/it.env", []),
+    ("EnvironmentFile=/nowhere/*.env", [("not-found", NOTE)]),
+    ("EnvironmentFile=/etc/*ass*", []),
+    ("EnvironmentFile=/etc", [("not-found", NOTE)]),
+    ("WorkingDirectory=/nowhere", [("not-found", NOTE)]),
+    ("WorkingDirectory=-/nowhere", []),
+    ("WorkingDirectory=~", []),
+    ("WorkingDirectory=/etc/passwd", [("not-found", NOTE)]),
+    ("WorkingDirectory=%S/no-such-dir\nStateDirectory=no-such-dir/deep:link", []),
+    ("WorkingDirectory=/nowhere\nRootDirectory=/srv", []),
     # outcome
     ("SuccessExitStatus", [("success-status", NOTE)]),
     ("SuccessExitStatus=TEMPFAIL", []),
@@ -170,7 +192,7 @@ FAULTS: list[tuple[str, list[tuple[str, Level]]]] = [
     ("RestrictAddressFamilies=AF_INET\nRestrictAddressFamilies=AF_UNIX", []),
     ("RestrictAddressFamilies=~AF_PACKET", []),
     ("WorkingDirectory=/home/kiosk\nProtectHome=yes", [("hidden", ERROR)]),
-    ("WorkingDirectory=/home/kiosk\nProtectHome=read-only", []),
+    ("WorkingDirectory=/home/no-such-user\nProtectHome=read-only", [("not-found", NOTE)]),
     ("WorkingDirectory=/home/kiosk\nProtectHome=tmpfs\nBindPaths=/home/kiosk", []),
     ("WorkingDirectory=/home/kiosk\nProtectHome=yes\nBindPaths=/srv/kiosk:/home/kiosk:rbind", []),
     ("WorkingDirectory=/home/it\nProtectHome=yes\nBindReadOnlyPaths=/home/%N", []),
@@ -181,7 +203,7 @@ FAULTS: list[tuple[str, list[tuple[str, Level]]]] = [
     ("WorkingDirectory=/home\nProtectHome=tmpfs", []),
     ("WorkingDirectory=/srv/kiosk\nInaccessiblePaths=-/srv", [("hidden", ERROR)]),
     ("NoExecPaths=/", [("not-executable", ERROR)]),
-    ("ExecStart=/bin/su kiosk\nUser=kiosk\nNoNewPrivileges=yes", [("privileges", ERROR), ("wrapper", ERROR)]),
+    ("ExecStart=/bin/su kiosk\nUser=nobody\nNoNewPrivileges=yes", [("privileges", ERROR), ("wrapper", ERROR)]),
     ("SystemCallFilter=@system-service\nSystemCallErrorNumber=EPERM", []),
     ("SystemCallFilter=@system-service", [("system-call-error", WARNING)]),
     ("SystemCallFilter=@system-service\nSystemCallErrorNumber=kill", [("system-call-error", WARNING)]),
@@ -202,7 +224,7 @@ FAULTS: list[tuple[str, list[tuple[str, Level]]]] = [
     # limits
     ("TasksMax=1", [("processes", ERROR)]),
     ("LimitNPROC=5", []),
-    ("LimitNPROC=5\nUser=kiosk", [("processes", WARNING)]),
+    ("LimitNPROC=5\nUser=nobody", [("processes", WARNING)]),
     ("TasksMax=10%", []),
     ("LimitNOFILE=20", [("files", WARNING)]),
     ("LimitCPU=1h", [("cpu-limit", WARNING)]),
@@ -295,7 +317,7 @@ def test_what_a_fix_says_is_what_mends_it(tmp_path: Path) -> None:
         assert [] == [each for each in found(tmp_path, mended) if each.rule == "stop-timeout"]
 
     (endless,) = check_unit(load(write(tmp_path / "it.service", changed("TimeoutStopSec=infinity")), user=True))
-    assert "Write the longest time that a stop may take: TimeoutStopSec=120." == endless.fix
+    assert "Write the longest time that a stop may take: TimeoutStopSec=192." == endless.fix
 
 
 def test_a_signal_that_does_nothing_is_not_said_to_kill(tmp_path: Path) -> None:
@@ -343,11 +365,88 @@ def test_a_drop_in_is_told_where_it_stands(tmp_path: Path) -> None:
     assert (str(drop_in), 3, "KillMode=none") == (finding.where, finding.line, finding.what)
 
 
-def test_a_masked_unit_is_one_finding(tmp_path: Path) -> None:
-    """Nothing of it can be wrong but that it cannot start."""
+def test_a_masked_unit_is_one_note(tmp_path: Path) -> None:
+    """Nothing of it can be wrong, for nothing of it runs."""
     (tmp_path / "it.service").symlink_to("/dev/null")
 
-    assert [("masked", ERROR)] == named(check_unit(load(tmp_path / "it.service")))
+    assert [("masked", NOTE)] == named(check_unit(load(tmp_path / "it.service")))
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("User=no-such-user", "217/USER"),
+        ("Group=no-such-group", "216/GROUP"),
+        ("EnvironmentFile=/nowhere/it.env", "Result=resources"),
+        ("WorkingDirectory=/nowhere", "200/CHDIR"),
+    ],
+)
+def test_an_installed_unit_is_warned_of_what_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, status: str
+) -> None:
+    """Also without capbg; what lies in /run may come in time, and is a note."""
+    monkeypatch.setenv("SYSTEMD_UNIT_PATH", str(tmp_path))
+    (plain,) = found(tmp_path, changed(line), plain=True)
+    (finding,) = found(tmp_path, changed(line))
+    later = found(tmp_path, changed(line.replace("/nowhere", "/run/no-such-dir")))
+
+    assert ("not-found", WARNING, "not-found", WARNING) == (finding.rule, finding.level, plain.rule, plain.level)
+    assert status in finding.why
+    assert [("not-found", NOTE if "/nowhere" in line else WARNING)] == named(later)
+
+
+TARGET = "[Unit]\nJobTimeoutSec=30min\nJobTimeoutAction=poweroff-force\n"
+
+
+def test_a_cap_that_this_machine_has_raised_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The drop-ins that `stop-cap` asks for silence it, both targets' and no sooner; so does that of user@.service."""
+    monkeypatch.setenv("SYSTEMD_UNIT_PATH", str(tmp_path))
+    for name in ("poweroff.target", "reboot.target"):
+        write(tmp_path / name, TARGET)
+    write(tmp_path / "user@.service", "[Service]\nExecStart=/bin/true\nTimeoutStopSec=120s\n")
+    path = write(tmp_path / "it.service", changed("TimeoutStopSec=31min"))
+
+    assert [("stop-cap", WARNING)] == named(check_unit(load(path)))
+    write(tmp_path / "poweroff.target.d/long.conf", "[Unit]\nJobTimeoutSec=1h\n")
+    assert [("stop-cap", WARNING)] == named(check_unit(load(path)))
+    write(tmp_path / "reboot.target.d/long.conf", "[Unit]\nJobTimeoutSec=31min\n")
+    assert [] == named(check_unit(load(path)))
+
+    (finding,) = check_unit(load(path, user=True))
+    assert "its own 120 s" in finding.why
+    (wanted,) = re.findall(r"TimeoutStopSec=\d+", finding.fix)
+    write(tmp_path / "user@.service.d/long.conf", f"[Service]\n{wanted}\n")
+    assert [] == check_unit(load(path, user=True))
+
+
+def test_the_machines_own_default_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DefaultTimeoutStopSec= holds for what is installed and sets none itself; what is no time is passed over."""
+    system, user = tmp_path / "systemd/system", tmp_path / "systemd/user"
+    monkeypatch.setenv("SYSTEMD_UNIT_PATH", f"{system}:{user}")
+    path, own = (write(folder / "it.service", changed("TimeoutStopSec")) for folder in (system, user))
+    (before,) = check_unit(load(path))
+    write(tmp_path / "systemd/system.conf", "[Manager]\nDefaultTimeoutStopSec=5min\n")
+    drop_in = write(tmp_path / "systemd/system.conf.d/a.conf", "[Manager]\nDefaultTimeoutStopSec=1min 40s\n")
+    write(tmp_path / "systemd/system.conf.d/b.conf", "[Manager]\nDefaultTimeoutStopSec=\nDefaultTimeoutStopSec=soon\n")
+    write(tmp_path / "systemd/user.conf", "[Manager]\nDefaultTimeoutStopSec=infinity\n")
+    elsewhere = write(tmp_path / "it.service", changed("TimeoutStopSec"))
+    (short,), (endless,), (other,) = (check_unit(load(each, user=each == own)) for each in (path, own, elsewhere))
+
+    assert "no TimeoutStopSec=: systemd's default holds, 90 s" == before.what == other.what
+    assert f"no TimeoutStopSec=: DefaultTimeoutStopSec=1min 40s of {drop_in} holds" == short.what
+    assert "Nothing ever ends a stop that hangs" in endless.why
+    write(drop_in, "[Manager]\nDefaultTimeoutStopSec=192\n")
+    assert [] == check_unit(load(path))
+
+
+def test_a_users_unit_is_known_wherever_it_lies(tmp_path: Path) -> None:
+    """What `capbg unit --user` writes is wanted by default.target alone: it is spared advice for the system's."""
+    command = [sys.executable, "-m", "capbg.cli", "unit", "--user", "--name", "it", "--", "/bin/sleep", "5"]
+    text = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
+
+    assert ["success-status"] == [each.rule for each in found(tmp_path, text)]
+    assert "network" in [each.rule for each in found(tmp_path, text + "User=nobody\n[Service]\nUser=nobody\n")]
+    assert not load(write(tmp_path / "it.service", changed("[Unit]Wants=multi-user.target"))).user
 
 
 KEYS = sorted(

@@ -384,8 +384,31 @@ def test_what_was_closed_to_us_is_said(launch: Launcher) -> None:
     told = as_other_user(lambda: [[each.level.value, each.rule, each.what] for each in check_process(probe.pid)])
 
     assert isinstance(told, list), told
-    assert ["note", "unseen", "not looked at: its environment and its open descriptors"] in told
+    assert ["note", "unseen", "not looked at: its environment and its open descriptors (permission denied)"] in told
     assert {"note"} == {level for level, _, _ in told}
+
+
+CONFINED = {
+    "CAP_SYS_PTRACE": ("setpriv", "--bounding-set=-sys_ptrace"),
+    "user namespace": ("unshare", "--user", "--map-root-user"),
+}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be root without its powers")
+@pytest.mark.parametrize("lacks", CONFINED)
+def test_root_is_told_what_it_lacks(launch: Launcher, lacks: str) -> None:
+    """Root of a container may not look at all: it is told why, and not to become root."""
+    probe = started(launch, GOOD_APP)
+    confined = CONFINED[lacks]
+    if subprocess.run([*confined, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip(f"no {confined[0]} here")
+    command = [*confined, sys.executable, "-m", "capbg.cli", "check", "--json", "--pid", str(probe.pid)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    (found,) = (each for each in json.loads(done.stdout)["checked"][0]["findings"] if each["rule"] == "unseen")
+
+    assert lacks in found["why"]
+    assert "sudo" not in found["fix"]
+    assert "outside of the container" in found["fix"]
 
 
 @pytest.fixture

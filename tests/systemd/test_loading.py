@@ -1,6 +1,8 @@
-"""`capbg check` puts a unit and its drop-ins together as the running systemd does: by what `systemctl show` tells."""
+"""`capbg check` reads units, and what this machine adds to them, as the running systemd does: by what that tells."""
 
+import json
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,6 +10,8 @@ import pytest
 
 from capbg.cli.units import values
 from capbg.cli.units.load import load
+from capbg.cli.units.rules import check_unit
+from capbg.cli.units.rules.facts import stop_timeout
 
 from .bed import Bed
 
@@ -96,3 +100,108 @@ def test_a_unit_is_put_together_as_systemd_does(bed: Bed, monkeypatch: pytest.Mo
         assert values.span(theirs[key.replace("Sec", "USec")]) == values.span(setting.value)
     assert "a.target" in theirs["After"]
     assert {"a.target", "b.target"} == {each.value for each in unit.all("Unit", "After")}
+
+
+STARTS = {
+    "User=no-such-user": "217/USER",
+    "User=54321": "217/USER",
+    "Group=no-such-group": "216/GROUP",
+    "SupplementaryGroups=no-such-group\nDynamicUser=yes": "216/GROUP",
+    "EnvironmentFile=/nowhere/it.env": "Result=resources",
+    "EnvironmentFile=/nowhere/*.env": "Result=resources",
+    "EnvironmentFile=/etc": "Result=resources",
+    "WorkingDirectory=/nowhere": "200/CHDIR",
+    "WorkingDirectory=/etc/passwd": "200/CHDIR",
+    "User=capbg-dynamic\nDynamicUser=yes": "",
+    "User=nobody\nGroup=root": "",
+    "EnvironmentFile=-/nowhere/it.env": "",
+    "EnvironmentFile=relative.env": "",
+    "WorkingDirectory=-/nowhere": "",
+    "WorkingDirectory=/run/capbg-starts/deep\nRuntimeDirectory=capbg-starts/deep/er": "",
+    "WorkingDirectory=/srv/capbg-starts\nBindPaths=/etc:/srv/capbg-starts": "",
+}
+"""Settings, and how a start ends; empty: well."""
+
+
+def test_what_is_not_there_fails_the_start_as_is_told(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users, groups, files, directories: the status that is foretold comes, and no other start fails."""
+    monkeypatch.setenv("SYSTEMD_UNIT_PATH", ":".join(str(bed.root / folder) for folder in FOLDERS))
+    names = {f"starts-{number}.service": line for number, line in enumerate(STARTS)}
+    for name, line in names.items():
+        bed.unit(name, f"[Service]\nType=exec\nExecStart=/bin/sleep 600\n{line}\n")
+    bed.run("systemctl", "start", *names, check=False)
+
+    for name, line in names.items():
+        theirs = bed.show(name, "ActiveState", "Result", "ExecMainStatus")
+        told = [each for each in check_unit(load(name), plain=True) if each.rule == "not-found"]
+        number = STARTS[line].partition("/")[0]
+
+        assert ("failed" if STARTS[line] else "active") == theirs["ActiveState"], (line, theirs)
+        assert (number if number.isdecimal() else "0") == theirs["ExecMainStatus"], (line, theirs)
+        assert (STARTS[line] == "Result=resources") == (theirs["Result"] == "resources"), (line, theirs)
+        assert [True] * bool(STARTS[line]) == [STARTS[line] in each.why for each in told], (line, told)
+
+
+def test_the_default_of_the_machine_is_the_one_that_holds(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DefaultTimeoutStopSec=, from wherever systemd takes it, in the order in which it does."""
+    monkeypatch.setenv("SYSTEMD_UNIT_PATH", ":".join(str(bed.root / folder) for folder in FOLDERS))
+    bed.unit("default.service", "[Service]\nExecStart=/bin/sleep 600\n")
+    steps = [
+        ("usr/lib/systemd/system.conf.d/50-capbg.conf", "21"),
+        ("run/systemd/system.conf.d/40-capbg.conf", "22"),
+        ("run/systemd/system.conf.d/50-capbg.conf", "1min 3s"),
+        ("etc/systemd/system.conf.d/60-capbg.conf", "0"),
+        ("etc/systemd/system.conf.d/60-capbg.conf", "soon"),
+        ("etc/systemd/system.conf.d/60-capbg.conf", ""),
+    ]
+    seen = []
+    try:
+        for where, value in steps:
+            path = bed.root / where
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"[Manager]\nDefaultTimeoutStopSec={value}\n")
+            bed.systemctl("daemon-reload")
+            theirs = bed.show("default.service", "TimeoutStopUSec")["TimeoutStopUSec"]
+            seen.append((values.span(theirs), stop_timeout(load("default.service"))[1]))
+    finally:
+        for where, _ in steps:
+            (bed.root / where).unlink(missing_ok=True)
+        bed.systemctl("daemon-reload")
+
+    assert [21, 21, 63, float("inf"), 63, 63] == [ours for _, ours in seen]
+    assert [theirs for theirs, _ in seen] == [ours for _, ours in seen]
+
+
+@pytest.mark.parametrize("folder", ["etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system"])
+def test_a_mask_is_ended_by_what_is_told(bed: Bed, folder: str) -> None:
+    """`systemctl unmask` where that is advised; where it does nothing, a unit file in the place that is named."""
+    name = "capbg-masked.service"
+    own = bed.root / "etc/systemd/system" / name
+    mask = bed.root / folder / name
+
+    def state() -> str:
+        bed.systemctl("daemon-reload")
+        return bed.show(name, "LoadState")["LoadState"]
+
+    try:
+        mask.symlink_to("/dev/null")
+        before = state()
+        told = json.loads(bed.run(sys.executable, "-m", "capbg.cli", "check", "--json", name).stdout)
+        (finding,) = told["checked"][0]["findings"]
+        command = re.match(rf"systemctl unmask [^,]*{name}", finding["fix"])
+        if command:
+            bed.run(*command[0].split())
+        else:
+            bed.systemctl("unmask", name)
+            assert "masked" == state()
+            assert f"/etc/systemd/system/{name}" in finding["fix"]
+            own.write_text("[Service]\nExecStart=/bin/sleep 5\n")
+        after = state()
+    finally:
+        own.unlink(missing_ok=True)
+        mask.unlink(missing_ok=True)
+        bed.systemctl("daemon-reload")
+
+    assert ("masked", "note", "masked") == (before, finding["level"], finding["rule"])
+    assert after in {"not-found", "loaded"}
+    assert (command is None) == folder.startswith("usr/")

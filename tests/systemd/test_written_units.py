@@ -167,6 +167,22 @@ def test_a_grace_that_the_unit_does_not_wait_for_is_seen(bed: Bed) -> None:
     assert ("note", f"it belongs to {brief.unit}") == found["unit"]
 
 
+def test_a_process_and_its_unit_are_told_one_time_to_write(bed: Bed) -> None:
+    """A grace that only the process knows, here from systemd's own environment, is not contradicted by its unit."""
+    source = PREAMBLE + 'with capbg.App("brief"):\n    say("WORKING")\n    idle()\n'
+    brief = bed.python_service("brief", source, KillMode="mixed", TimeoutStopSec=10)
+    bed.systemctl("set-environment", "CAPBG_GRACE=8")
+    try:
+        start(brief)
+        pid = brief.show("MainPID")["MainPID"]
+    finally:
+        bed.systemctl("unset-environment", "CAPBG_GRACE")
+    done = bed.run(sys.executable, "-m", "capbg.cli", "check", "--json", "--pid", pid, check=False)
+    findings = [finding for each in json.loads(done.stdout)["checked"] for finding in each["findings"]]
+
+    assert ["20"] == [time for each in findings for time in re.findall(r"TimeoutStopSec=(\d+)", each["fix"])]
+
+
 def test_the_child_of_a_shell_is_told_who_is_in_its_way(bed: Bed) -> None:
     """A shell script in ExecStart=: seen at the shell, which systemd signals, and at the program, which it does not."""
     script, source = bed.scratch / "wrapper.sh", bed.scratch / "wrapped.py"

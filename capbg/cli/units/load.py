@@ -9,7 +9,7 @@ import re
 import socket
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from capbg.errors import OperatorError
@@ -39,6 +39,10 @@ DEPENDENCIES = frozenset(_DEPENDENCIES.split())
 _OTHER_KINDS = frozenset(
     {"socket", "target", "timer", "mount", "automount", "swap", "path", "slice", "scope", "device"}
 )
+_TARGETS_OF_A_USER = frozenset(
+    {"default.target", "basic.target", "sockets.target", "timers.target", "paths.target", "shutdown.target"}
+    | {"graphical-session.target", "graphical-session-pre.target"}
+)
 _NEAR = 0.75
 """How alike two names must be for one to be a slip of the other, from 0 to 1."""
 
@@ -67,6 +71,8 @@ class Unit:
     """It lies in the load path: what it names is looked for on this machine."""
     masked: bool = False
     """The file is empty, or a link to /dev/null: systemd refuses to start it."""
+    grace: str | None = None
+    """CAPBG_GRACE of a process of it that runs; it counts where the unit itself sets none."""
 
     def all(self, section: str, key: str) -> list[Setting]:
         """Return the assignments that hold, in order; an empty one drops those before it."""
@@ -110,7 +116,7 @@ class _Reading:
             what = f"a link that leads nowhere: {os.readlink(path)}" if os.path.islink(path) else "no regular file"
             broken(None, what, "systemd ignores it: nothing in it holds.")
             return
-        settings, findings, error = parse_drop_in(_content(path), str(path))
+        settings, findings, error = parse_drop_in(content(path), str(path))
         self._take(settings, findings)
         if error:
             broken(error.line, str(error), "systemd ignores this line and all behind it; what stands before it holds.")
@@ -149,10 +155,26 @@ def load(unit: str | Path, *, user: bool = False) -> Unit:
         name = str(unit) if has_kind else f"{unit}.service"
         path, installed = _look_up(_service_name(name), folders), True
     _service_name(name)
+    found = _read(name, path, folders, user=user)
+    return replace(found, installed=installed, user=user or (not installed and _is_meant_for_a_user(found)))
+
+
+def find(name: str, *, user: bool = False) -> Unit | None:
+    """Read an installed unit of any kind, such as ``poweroff.target``; None: there is none.
+
+    Raises:
+        UnitFileError: it cannot be read.
+    """
+    folders = load_path(user=user)
+    path = _first(name, folders)
+    return None if path is None else replace(_read(name, path, folders, user=user), installed=True)
+
+
+def _read(name: str, path: Path, folders: list[Path], *, user: bool) -> Unit:
     if not os.access(path, os.R_OK):
         raise _closed(path)
-    if _is_null_or_empty(path):
-        return Unit(name, path, user, installed=installed, masked=True)
+    if is_null_or_empty(path):
+        return Unit(name, path, user, masked=True)
     if not path.is_file():
         raise UnitFileError(f"{path} is no regular file")
     reading = _Reading()
@@ -160,7 +182,19 @@ def load(unit: str | Path, *, user: bool = False) -> Unit:
     drop_ins = tuple(_drop_ins(name, path, folders))
     for drop_in in drop_ins:
         reading.add_drop_in(drop_in)
-    return Unit(name, path, user, drop_ins, tuple(reading.settings), tuple(reading.findings), installed)
+    return Unit(name, path, user, drop_ins, tuple(reading.settings), tuple(reading.findings))
+
+
+def _is_meant_for_a_user(unit: Unit) -> bool:
+    """Whether a file that lies anywhere is for a user's own systemd: enabled there, and nothing that is not for one.
+
+    A user's systemd has no targets of the system's (systemd.special(7)) and changes to no other user.
+    """
+    wanted = {word for each in unit.all("Install", "WantedBy") for word in each.value.split()}
+    others = {word for key in DEPENDENCIES for each in unit.all("Unit", key) for word in each.value.split()}
+    of_the_system = {each for each in others if each.endswith(".target")} - _TARGETS_OF_A_USER
+    changes_user = any(unit.last("Service", key) for key in ("User", "Group", "DynamicUser"))
+    return wanted == {"default.target"} and not of_the_system and not changes_user
 
 
 def _lies_in(path: Path, folders: list[Path]) -> bool:
@@ -191,8 +225,9 @@ def _service_name(name: str) -> str:
 
 def _template(name: str) -> str | None:
     """``capbg@.service`` for ``capbg@kiosk.service``."""
-    prefix, at, instance = name.removesuffix(".service").partition("@")
-    return f"{prefix}@.service" if at and instance else None
+    bare, kind = os.path.splitext(name)
+    prefix, at, instance = bare.partition("@")
+    return f"{prefix}@{kind}" if at and instance else None
 
 
 def _beside(given: Path) -> Path:
@@ -219,15 +254,21 @@ def _closed(path: Path) -> UnitFileError:
 
 
 def _look_up(name: str, folders: list[Path]) -> Path:
+    if path := _first(name, folders):
+        return path
+    there = {each.stem for folder in folders for each in folder.glob("*.service")}
+    near = difflib.get_close_matches(name.removesuffix(".service"), there, 1, _NEAR)
+    hint = f"did you mean {near[0]}.service?" if near else "give a path if it is not installed"
+    raise UnitFileError(f"no {name} in {', '.join(_there(folders))}; {hint}")
+
+
+def _first(name: str, folders: list[Path]) -> Path | None:
     template = _template(name)
     for each in [name, *([template] if template else [])]:
         for folder in folders:
             if os.path.exists(folder / each):
                 return folder / each
-    there = {each.stem for folder in folders for each in folder.glob("*.service")}
-    near = difflib.get_close_matches(name.removesuffix(".service"), there, 1, _NEAR)
-    hint = f"did you mean {near[0]}.service?" if near else "give a path if it is not installed"
-    raise UnitFileError(f"no {name} in {', '.join(_there(folders))}; {hint}")
+    return None
 
 
 def _there(folders: list[Path]) -> list[str]:
@@ -241,14 +282,24 @@ def _there(folders: list[Path]) -> list[str]:
 
 def _drop_ins(name: str, path: Path, folders: list[Path]) -> Iterator[Path]:
     """Sorted by their names alone; of two with the same name the one in the earlier folder."""
-    found: dict[str, Path] = {}
-    names = dict.fromkeys([name, *([path.resolve().name] if path.resolve().suffix == ".service" else [])])
+    kind = Path(name).suffix
+    names = dict.fromkeys([name, *([path.resolve().name] if path.resolve().suffix == kind else [])])
     places = [folder / f"{each}.d" for one in names for folder in folders for each in _drop_in_names(one)]
-    for place in [*places, *(folder / "service.d" for folder in folders)]:
+    return conf_files([*places, *(folder / f"{kind.removeprefix('.')}.d" for folder in folders)])
+
+
+def conf_files(places: list[Path]) -> Iterator[Path]:
+    """Return the drop-ins in these directories, sorted by name; of two with one name the earlier directory's.
+
+    Raises:
+        UnitFileError: one of the directories is closed to us.
+    """
+    found: dict[str, Path] = {}
+    for place in places:
         for drop_in in _conf_files(place):
             found.setdefault(drop_in.name, drop_in)
     for _, drop_in in sorted(found.items()):
-        if not _is_null_or_empty(drop_in):
+        if not is_null_or_empty(drop_in):
             yield drop_in
 
 
@@ -263,7 +314,7 @@ def _conf_files(place: Path) -> list[Path]:
     return [place / name for name in names if name.endswith(".conf") and not name.startswith(".")]
 
 
-def _is_null_or_empty(path: Path) -> bool:
+def is_null_or_empty(path: Path) -> bool:
     """null_or_empty() of systemd: asked of the file itself, for a resolved path means nothing below /proc/PID/root."""
     try:
         found = path.stat()
@@ -278,20 +329,26 @@ def _drop_in_names(name: str) -> Iterator[str]:
     template = _template(name)
     if template:
         yield template
-    prefix = name.removesuffix(".service").partition("@")[0].removesuffix("-")
+    bare, kind = os.path.splitext(name)
+    prefix = bare.partition("@")[0].removesuffix("-")
     while "-" in prefix:
         prefix = prefix.rpartition("-")[0]
-        yield f"{prefix}-.service"
+        yield f"{prefix}-{kind}"
 
 
 def _parse(path: Path) -> tuple[list[Setting], list[Finding]]:
     try:
-        return parse(_content(path), str(path))
+        return parse(content(path), str(path))
     except BrokenFileError as error:
         raise UnitFileError(f"{path}:{error.line}: {error}; systemd does not load the unit") from error
 
 
-def _content(path: Path) -> bytes:
+def content(path: Path) -> bytes:
+    """Return what is in a file.
+
+    Raises:
+        UnitFileError: it cannot be read.
+    """
     try:
         return path.read_bytes()
     except PermissionError as error:

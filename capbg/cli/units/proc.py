@@ -16,6 +16,7 @@ from capbg.errors import OperatorError
 
 T = TypeVar("T")
 
+_CAP_SYS_PTRACE = 19  # include/uapi/linux/capability.h
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
 _SIGTIMEDWAIT = {"x86_64": "128", "aarch64": "137", "riscv64": "137"}.get(platform.machine())
 _NO_LIMIT = 1 << 62  # cgroup v1 says "no limit" by a number near 2**63
@@ -83,6 +84,8 @@ class Process:
     """Its pid namespace is this process's; None: not to be seen."""
     no_new_privileges: bool
     seccomp_filter: bool
+    user: int
+    """Its real user id."""
     caught: frozenset[int]
     ignored: frozenset[int]
     pending: frozenset[int]
@@ -122,7 +125,8 @@ def read(pid: int) -> Process:
             f"there is no process {pid}: it may have just ended, or /proc hides other users' processes (hidepid)"
         ) from None
     except PermissionError:
-        raise ProcessError(f"process {pid} is closed to you (/proc is mounted with hidepid): look as root") from None
+        how = "look from outside of the container, or with CAP_SYS_PTRACE" if os.geteuid() == 0 else "look as root"
+        raise ProcessError(f"process {pid} is closed to you (/proc is mounted with hidepid): {how}") from None
 
 
 def cgroup_of(pid: int) -> str:
@@ -134,6 +138,16 @@ def cgroup_of(pid: int) -> str:
         return _cgroups(Path(f"/proc/{pid}"))[0]
     except (FileNotFoundError, ProcessLookupError):
         raise ProcessError(f"there is no process {pid}") from None
+
+
+def may_trace() -> bool:
+    """Whether this process has CAP_SYS_PTRACE, in its own user namespace."""
+    return bool(int(_status(Path("/proc/self/status"))["CapEff"], 16) >> _CAP_SYS_PTRACE & 1)
+
+
+def in_user_namespace() -> bool:
+    """Whether this process lives in a user namespace that is not the machine's: its root is not that one's."""
+    return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
 
 
 def _read(pid: int) -> Process:
@@ -159,6 +173,7 @@ def _read(pid: int) -> Process:
         same_namespace=None if own is None else own == os.readlink("/proc/self/ns/pid"),
         no_new_privileges=status.get("NoNewPrivs") == "1",
         seccomp_filter=status.get("Seccomp") == "2",
+        user=int(status["Uid"].split()[0]),
         caught=_signals(status["SigCgt"]),
         ignored=_signals(status["SigIgn"]),
         pending=_signals(status["ShdPnd"]),

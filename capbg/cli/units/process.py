@@ -20,7 +20,7 @@ from .proc import Process, ProcessError
 from .rules.facts import KILL_AFTER_S, LEAVING_S, stop_timeout
 from .rules.wrappers import SHELLS, Wrapper, wrapper
 
-__all__ = ["ProcessError", "check_process", "is_user_unit", "service_in", "unit_of"]
+__all__ = ["ProcessError", "check_process", "grace_of", "is_user_unit", "service_in", "unit_of"]
 
 APP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGCONT, signal.SIGRTMAX - 2})
 """What an entered capbg.App catches (capbg/_os/signals.py): all five together are its mark."""
@@ -71,6 +71,15 @@ def is_user_unit(pid: int) -> bool:
     """
     parts = proc.cgroup_of(pid).split("/")
     return any(part.startswith("user@") and part.endswith(".service") for part in parts[:-1])
+
+
+def grace_of(pid: int) -> str | None:
+    """Return the CAPBG_GRACE that a process was started with; None: it has none, or it is closed to us.
+
+    Raises:
+        ProcessError: there is no such process.
+    """
+    return (proc.read(pid).environment or {}).get("CAPBG_GRACE")
 
 
 def _is_here(pid: int) -> bool:
@@ -570,14 +579,41 @@ def _grace(process: Process) -> Iterator[Finding]:
 
 def _unseen(process: Process) -> Iterator[Finding]:
     if process.unseen:
+        why, fix = _closed(process)
         yield _finding(
             process,
             Level.NOTE,
             "unseen",
-            what=f"not looked at: {' and '.join(process.unseen)}",
-            why="It is another user's process, or one that hides itself.",
-            fix=f"sudo capbg check --pid {process.pid}",
+            what=f"not looked at: {' and '.join(process.unseen)} (permission denied)",
+            why=why,
+            fix=fix,
         )
+
+
+def _closed(process: Process) -> tuple[str, str]:
+    """Why it may not be looked at, and what helps: ptrace(2), "Ptrace access mode checking"."""
+    as_root = f"sudo capbg check --pid {process.pid}"
+    if os.geteuid() != 0 and process.user != os.geteuid():
+        return f"It is a process of another user ({process.user}), and only root may look into it.", as_root
+    if os.geteuid() != 0:
+        return "It has privileges that you do not have, or keeps its own user out (PR_SET_DUMPABLE).", as_root
+    if proc.in_user_namespace():
+        return (
+            "You are root of a user namespace alone, as in a rootless container, and it belongs to another one.",
+            "Look as root of the machine, outside of the container.",
+        )
+    if not proc.may_trace():
+        return (
+            "You are root without CAP_SYS_PTRACE, as in a container, and it has privileges that you do not have, "
+            "another user, or keeps others out.",
+            "Look from outside of the container, or start that with --cap-add=SYS_PTRACE; in a service, add it to "
+            "CapabilityBoundingSet=.",
+        )
+    return (
+        "You are root with CAP_SYS_PTRACE, and the kernel refuses it all the same: by a security module (AppArmor, "
+        "SELinux), or because the machine is a sandbox whose own process this is.",
+        "If it is your own program, look for the refusal in the kernel's log: journalctl --dmesg --grep=denied",
+    )
 
 
 def _listed(names: list[str]) -> str:

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from capbg.cli.units.findings import Finding, Level
 from capbg.cli.units.load import Unit
 
-from . import command, limits, notify, order, outcome, sandbox, stop, syscalls
-from .facts import found
+from . import command, limits, masked, missing, notify, order, outcome, sandbox, stop, syscalls
 
 _ORDER = [Level.ERROR, Level.WARNING, Level.NOTE]
 
@@ -29,6 +28,9 @@ RULES = [
     Rule(command.command_line, Level.ERROR),
     Rule(command.exec_start, Level.ERROR),
     Rule(command.not_found, Level.WARNING),
+    Rule(missing.identity, Level.WARNING),
+    Rule(missing.environment_files, Level.WARNING),
+    Rule(missing.working_directory, Level.WARNING),
     Rule(command.relative_script, Level.WARNING),
     Rule(command.in_between, Level.WARNING),
     Rule(command.ignored_status),
@@ -43,6 +45,7 @@ RULES = [
     Rule(notify.watchdog_without_restart),
     Rule(command.heartbeat),
     Rule(stop.kill_mode),
+    Rule(stop.kill_mode_process, Level.NOTE),
     Rule(stop.kill_mode_none, Level.ERROR),
     Rule(stop.kill_signal),
     Rule(stop.kill_signal_kill, Level.ERROR),
@@ -84,9 +87,7 @@ def check_unit(unit: Unit, *, plain: bool = False) -> list[Finding]:
     ``plain``: its program does not use capbg; advice that holds for capbg alone is left out.
     """
     if unit.masked:
-        why = "Its file is empty or a link to /dev/null: systemd refuses to start it, and there is nothing to check."
-        fix = f"systemctl unmask {unit.name}, unless that is meant."
-        return [found(Level.ERROR, "masked", unit, why, fix=fix, what=f"{unit.name} is masked")]
+        return [masked.masked(unit)]
     findings = list(unit.findings)
     for rule in RULES:
         for finding in rule.check(unit):

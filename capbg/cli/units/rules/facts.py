@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capbg._core.budget import seconds_from_environment
-from capbg.cli.units import values
+from capbg.cli.units import manager, values
 from capbg.cli.units.findings import Finding, Level
 from capbg.cli.units.load import Unit
 from capbg.cli.units.syntax import Setting
@@ -19,7 +19,7 @@ LEAVING_S = 10.0
 GRACE_S = 180.0
 """``App(grace=...)``, its default."""
 DEFAULT_STOP_S = 90.0
-"""DefaultTimeoutStopSec= of systemd."""
+"""DefaultTimeoutStopSec= where nothing sets it: systemd-system.conf(5)."""
 _LONGEST_SHOWN = 100
 
 
@@ -64,14 +64,31 @@ def watchdog_s(unit: Unit) -> float:
 
 
 def stop_timeout(unit: Unit) -> tuple[Setting | None, float]:
-    """Return what says how long a stop may take, None for the default, and the seconds."""
+    """Return what in the unit says how long a stop may take, None for the default, and the seconds.
+
+    The default is that of this machine if the unit is installed: DefaultTimeoutStopSec=.
+    """
     both = [
         each for each in unit.settings if each.section == "Service" and each.key in {"TimeoutStopSec", "TimeoutSec"}
     ]
     if not both:
-        return None, DEFAULT_STOP_S
+        default = default_stop(unit)
+        return None, DEFAULT_STOP_S if default is None else values.span(default.value) or math.inf
     seconds = values.span(both[-1].value)
     return both[-1], seconds or math.inf
+
+
+def default_stop(unit: Unit) -> Setting | None:
+    """Return the DefaultTimeoutStopSec= that holds for this unit; None: systemd's own, or not known."""
+    return manager.default_stop(user=unit.user) if unit.installed else None
+
+
+def no_stop_timeout(unit: Unit, timeout: float) -> str:
+    """Say of a unit without TimeoutStopSec= what holds instead."""
+    default = default_stop(unit)
+    if default is None:
+        return f"no TimeoutStopSec=: systemd's default holds, {timeout:g} s"
+    return f"no TimeoutStopSec=: DefaultTimeoutStopSec={default.value} of {default.where} holds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +127,14 @@ def may_come_from_elsewhere(unit: Unit, name: str) -> bool:
     unread = [
         each
         for each in unit.all("Service", "EnvironmentFile")
-        if not unit.installed or not os.path.isfile(unit.expand(each.value.removeprefix("-")))
+        if not unit.installed or not _is_readable(unit.expand(each.value.removeprefix("-")))
     ]
     passed = any(name in each.value.split() for each in unit.all("Service", "PassEnvironment"))
     return bool(unread) or passed
+
+
+def _is_readable(path: str) -> bool:
+    return os.path.isfile(path) and os.access(path, os.R_OK)
 
 
 def grace(unit: Unit) -> tuple[Variable | None, float | None]:
@@ -124,6 +145,11 @@ def grace(unit: Unit) -> tuple[Variable | None, float | None]:
             return variable, seconds_from_environment(variable.value, "CAPBG_GRACE")
         except ValueError:
             return variable, None
+    if unit.grace is not None:
+        try:
+            return None, seconds_from_environment(unit.grace, "CAPBG_GRACE")
+        except ValueError:
+            return None, None  # no app that reads it runs with that
     return None, None if may_come_from_elsewhere(unit, "CAPBG_GRACE") else GRACE_S
 
 

@@ -48,17 +48,12 @@ def address_families(unit: Unit) -> Iterator[Finding]:
 
 def hidden(unit: Unit) -> Iterator[Finding]:
     """The program and its directory can be seen from within."""
-    bound = [
-        _destination(unit.expand(word))
-        for key in ("BindPaths", "BindReadOnlyPaths")
-        for each in unit.all("Service", key)
-        for word in each.value.split()
-    ]
+    bound = handed_in(unit)
     told = set()
     for at, path, through in _named(unit):
         if any(path.is_relative_to(each) for each in bound):
             continue
-        for folder, setting in _hiding(unit):
+        for folder, setting in hiding(unit):
             if path == folder and (setting.key in _EMPTY or setting.value == "tmpfs"):
                 continue  # an empty directory in its place is a directory
             if path.is_relative_to(folder) and (at, setting) not in told:
@@ -71,6 +66,17 @@ def hidden(unit: Unit) -> Iterator[Finding]:
                     fix=f"Put it in /opt or /usr, or hand it in: BindReadOnlyPaths={path.parent}.",
                     what=f"{path}{through} is below {folder}",
                 )
+
+
+def handed_in(unit: Unit) -> list[Path]:
+    """Return where BindPaths= shows something else."""
+    words = [
+        word
+        for key in ("BindPaths", "BindReadOnlyPaths")
+        for each in unit.all("Service", key)
+        for word in each.value.split()
+    ]
+    return [_destination(unit.expand(word)) for word in words]
 
 
 def _destination(bound: str) -> Path:
@@ -103,8 +109,8 @@ def _started(argv: tuple[str, ...]) -> tuple[str, ...]:
     return argv[0], program(argv)[0], script(argv)
 
 
-def _hiding(unit: Unit) -> Iterator[tuple[Path, Setting]]:
-    """The directories that are not there for the service, and what says so."""
+def hiding(unit: Unit) -> Iterator[tuple[Path, Setting]]:
+    """Return the directories that are not there for the service, and what says so."""
     home = unit.last("Service", "ProtectHome")
     if home and on(unit, "ProtectHome") and home.value != "read-only":
         yield from ((Path(each), home) for each in _HOMES)

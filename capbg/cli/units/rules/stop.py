@@ -1,13 +1,14 @@
 """How a stop is asked for and how it ends: kill mode, signals, timeouts. systemd.kill(5); systemd/README.md."""
 
 import math
+import os
 import signal
 from collections.abc import Iterator
 from itertools import zip_longest
 
 from capbg.cli.units import values
 from capbg.cli.units.findings import Finding, Level
-from capbg.cli.units.load import Unit
+from capbg.cli.units.load import Unit, find
 
 from .facts import (
     GRACE_S,
@@ -18,15 +19,18 @@ from .facts import (
     grace,
     has_notify_socket,
     kind,
+    no_stop_timeout,
     on,
     stop_timeout,
     text,
 )
+from .wrappers import called
 
 _POWEROFF_S = 30 * 60.0
 """JobTimeoutSec= of poweroff.target and reboot.target."""
 _USER_MANAGER_S = 120.0
 """TimeoutStopSec= of user@.service."""
+_USER_GRACE_S = _USER_MANAGER_S - KILL_AFTER_S - LEAVING_S
 _HARMLESS = {signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH, signal.SIGCONT}
 _HARMLESS |= {signal.SIGSTOP, signal.SIGTTIN, signal.SIGTTOU}
 """What is ignored, or only stops a process, unless it is handled: signal(7). SIGCONT follows the signal of a stop."""
@@ -34,26 +38,29 @@ _HARMLESS |= {signal.SIGSTOP, signal.SIGTTIN, signal.SIGTTOU}
 
 def kill_mode(unit: Unit) -> Iterator[Finding]:
     """Workers must not be hit by the signal that is meant for the app."""
-    mode = text(unit, "KillMode", "control-group")
-    at = unit.last("Service", "KillMode") or unit
-    fix = "Write KillMode=mixed."
-    if mode == "control-group":
+    if text(unit, "KillMode", "control-group") == "control-group":
         yield found(
             Level.WARNING,
             "kill-mode",
-            at,
+            unit.last("Service", "KillMode") or unit,
             "SIGTERM goes to every process of the service at once. capbg's workers survive it; the programs that they "
             "call do not, and their work is lost in the middle.",
-            fix=fix,
+            fix="Write KillMode=mixed.",
             what="KillMode=control-group" if unit.last("Service", "KillMode") else "no KillMode=: control-group holds",
         )
-    elif mode == "process":
+
+
+def kill_mode_process(unit: Unit) -> Iterator[Finding]:
+    """What is left running must be meant to be."""
+    setting = unit.last("Service", "KillMode")
+    if setting and setting.value == "process":
         yield found(
             Level.WARNING,
             "kill-mode",
-            at,
-            "Only the app is ever killed: what hangs in a worker outlives the service, outside any deadline.",
-            fix=fix,
+            setting,
+            "What the main process has started and not ended itself is left running after a stop, a worker that hangs "
+            "among it, outside any deadline.",
+            fix="Write KillMode=mixed, which ends it, unless it is meant to stay.",
         )
 
 
@@ -67,14 +74,6 @@ def kill_mode_none(unit: Unit) -> Iterator[Finding]:
             setting,
             "A stop signals nobody and returns at once; everything is left running until the machine goes down.",
             fix="Write KillMode=mixed.",
-        )
-    elif setting and setting.value == "process":
-        yield found(
-            Level.NOTE,
-            "kill-mode-process",
-            setting,
-            "What the main process has started and not ended itself is left running after a stop.",
-            fix="KillMode=mixed ends it, unless it is meant to stay.",
         )
 
 
@@ -108,7 +107,10 @@ def stop_covers_grace(unit: Unit) -> Iterator[Finding]:
     if length is None or timeout >= length + KILL_AFTER_S + LEAVING_S:
         return
     needed = length + KILL_AFTER_S + LEAVING_S
-    of_whom = "CAPBG_GRACE" if variable else "capbg's default grace, no CAPBG_GRACE= being set,"
+    is_set = variable is not None or unit.grace is not None
+    of_whom = "capbg's default grace, no CAPBG_GRACE= being set,"
+    if is_set:
+        of_whom = "CAPBG_GRACE" if variable else "CAPBG_GRACE of the process that runs"
     extended = has_notify_socket(unit)
     yield found(
         Level.WARNING if extended else Level.ERROR,
@@ -123,9 +125,9 @@ def stop_covers_grace(unit: Unit) -> Iterator[Finding]:
             else f"without a notify socket nothing extends it: after {timeout:g} s everything is killed."
         ),
         fix=f"Write TimeoutStopSec={values.digits(math.ceil(needed))}"
-        + ("" if variable else ", or the grace that you mean: Environment=CAPBG_GRACE=SECONDS")
+        + ("" if is_set else ", or the grace that you mean: Environment=CAPBG_GRACE=SECONDS")
         + ".",
-        what="" if setting else f"no TimeoutStopSec=: systemd's default holds, {timeout:g} s",
+        what="" if setting else no_stop_timeout(unit, timeout),
     )
 
 
@@ -135,38 +137,55 @@ def stop_cap(unit: Unit) -> Iterator[Finding]:
     variable, length = grace(unit)
     at = setting or (variable.at if variable else None)
     longest = max(timeout, length or 0)
-    if setting and timeout == math.inf:
+    cap = _cap(unit)
+    if timeout == math.inf:
+        ends = f"at a logout all is killed after the {cap:g} s of user@.service."
+        if not unit.user:
+            ends = f"a poweroff waits {cap / 60:g} minutes, then forces it."
+        needed = math.ceil((length or (_USER_GRACE_S if unit.user else GRACE_S)) + KILL_AFTER_S + LEAVING_S)
         yield found(
             Level.WARNING,
             "stop-timeout",
-            setting,
-            "Nothing ever ends a stop that hangs; "
-            + (
-                "at a logout all is killed after the 120 s of user@.service."
-                if unit.user
-                else "a poweroff waits 30 minutes, then forces it."
-            ),
-            fix=f"Write the longest time that a stop may take: TimeoutStopSec={120 if unit.user else 192}.",
+            setting or unit,
+            "Nothing ever ends a stop that hangs" + (f"; {ends}" if cap < math.inf else "."),
+            fix=f"Write the longest time that a stop may take: TimeoutStopSec={needed}.",
+            what="" if setting else no_stop_timeout(unit, timeout),
         )
-    elif unit.user and longest > _USER_MANAGER_S:
+    elif unit.user and longest > cap:
         yield found(
             Level.WARNING,
             "stop-cap",
             at or unit,
-            "At logout and at a shutdown user@.service is killed after its own 120 s, with every service in it, "
+            f"At logout and at a shutdown user@.service is killed after its own {cap:g} s, with every service in it, "
             "whatever they extend.",
             fix=f"A drop-in for user@.service with TimeoutStopSec={values.digits(longest)}, or a shorter grace.",
             what="" if at else f"a grace of {longest:g} s in a user's service",
         )
-    elif not unit.user and longest > _POWEROFF_S:
+    elif not unit.user and longest > cap:
         yield found(
             Level.WARNING,
             "stop-cap",
             at or unit,
-            "JobTimeoutSec=30min of poweroff.target and reboot.target ends a shutdown by force: 90 s later the last "
-            "process is killed, whatever is extended.",
+            f"JobTimeoutSec= of poweroff.target and reboot.target, {cap / 60:g} min, ends a shutdown by force: 90 s "
+            "later the last process is killed, whatever is extended.",
             fix="A drop-in for both targets with a longer JobTimeoutSec=, or a shorter grace.",
         )
+
+
+def _cap(unit: Unit) -> float:
+    """Return after how many seconds a logout or a shutdown ends a stop by force: this machine's if it is installed."""
+    if unit.user:
+        above = find(f"user@{os.getuid()}.service") if unit.installed else None
+        return stop_timeout(above)[1] if above else _USER_MANAGER_S
+    targets = [find(name) for name in ("poweroff.target", "reboot.target")] if unit.installed else []
+    return min((_job_timeout(each) for each in targets if each), default=_POWEROFF_S)
+
+
+def _job_timeout(target: Unit) -> float:
+    """Seconds until it acts by force; JobTimeoutAction=none only fails the job: systemd.unit(5)."""
+    if text(target, "JobTimeoutAction", "none", section="Unit") == "none":
+        return math.inf
+    return values.span(text(target, "JobTimeoutSec", "infinity", section="Unit")) or math.inf
 
 
 def kill_signal(unit: Unit) -> Iterator[Finding]:
@@ -282,8 +301,7 @@ def exec_stop(unit: Unit) -> Iterator[Finding]:
 def exec_stop_kills(unit: Unit) -> Iterator[Finding]:
     """Nobody may be killed before being asked."""
     for setting, command in commands(unit, "ExecStop"):
-        words = [word for each in command.argv for word in each.split()]
-        name = command.program.rpartition("/")[2]
+        killer = _killer(command.argv)
         if _signal_sent(command.argv) == signal.SIGKILL:
             yield found(
                 Level.ERROR,
@@ -292,7 +310,7 @@ def exec_stop_kills(unit: Unit) -> Iterator[Finding]:
                 "It runs before SIGTERM is sent: the program is killed before it has been told to stop.",
                 fix="Take ExecStop= out: systemd sends SIGTERM by itself.",
             )
-        elif {"killall", "pkill"} & {name, *(word.rpartition("/")[2] for word in words)}:
+        elif killer and killer[0] != "kill":
             yield found(
                 Level.WARNING,
                 "exec-stop-kills",
@@ -304,12 +322,10 @@ def exec_stop_kills(unit: Unit) -> Iterator[Finding]:
 
 def _signal_sent(argv: tuple[str, ...]) -> int | None:
     """The signal that a command sends by ``kill``; also behind a shell. None: it sends none."""
-    words = [word for each in argv for word in each.split()]
-    names = [word.rpartition("/")[2] for word in words]
-    at = next((number for number, name in enumerate(names) if name in {"kill", "killall", "pkill"}), None)
-    if at is None:
+    words = _killer(argv)
+    if words is None:
         return None
-    for option, following in zip_longest(words[at + 1 :], words[at + 2 :], fillvalue=""):
+    for option, following in zip_longest(words[1:], words[2:], fillvalue=""):
         asked = following if option in {"-s", "--signal", "-n"} else option.removeprefix("--signal=").removeprefix("-")
         if option.startswith("-"):
             try:
@@ -317,6 +333,14 @@ def _signal_sent(argv: tuple[str, ...]) -> int | None:
             except ValueError:
                 continue
     return signal.SIGTERM
+
+
+def _killer(argv: tuple[str, ...]) -> list[str] | None:
+    """Return the first of the commands that is ``kill`` or its like; ``docker kill`` is another thing."""
+    for words in called(argv):
+        if (name := words[0].rpartition("/")[2]) in {"kill", "killall", "pkill"} and "-0" not in words:  # only asks
+            return [name, *words[1:]]
+    return None
 
 
 def reload_hangup(unit: Unit) -> Iterator[Finding]:

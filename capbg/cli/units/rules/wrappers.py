@@ -133,6 +133,17 @@ def program(argv: tuple[str, ...]) -> tuple[str, ...]:
     return program(inner) if inner else argv
 
 
+def called(argv: tuple[str, ...]) -> list[list[str]]:
+    """Return the simple commands that a command line runs: those of a shell's text, or the program that is meant."""
+    name, *words = program(argv)
+    shell = name.rpartition("/")[2]
+    text = _command_text(shell, words) if shell in SHELLS else None
+    if text is None:
+        return [[name, *words]]
+    found = [_command(tokens) for tokens in _simple_commands(text)]
+    return [list(program(tuple(words[words[0] == "exec" :]))) for words in found if words not in ([], ["exec"])]
+
+
 def script(argv: tuple[str, ...]) -> str:
     """Return the file that an interpreter is given to run; empty: it is none, or is given a text or a module."""
     name, *words = program(argv)
@@ -243,9 +254,15 @@ def _separators(text: str) -> list[str]:
 _BEFORE_A_COMMAND = frozenset({"then", "else", "do", "{", "(", "!"})
 
 
-def _executes(tokens: list[str]) -> bool:
-    """``exec COMMAND``, and not the ``exec >log`` that only redirects."""
+def _command(tokens: list[str]) -> list[str]:
+    """The command itself, without what a shell lets stand before it."""
     rest = list(tokens)
     while rest and (rest[0] in _BEFORE_A_COMMAND or re.match(r"[A-Za-z_]\w*=", rest[0])):
         rest.pop(0)
+    return rest
+
+
+def _executes(tokens: list[str]) -> bool:
+    """``exec COMMAND``, and not the ``exec >log`` that only redirects."""
+    rest = _command(tokens)
     return rest[:1] == ["exec"] and len(rest) > 1 and not re.fullmatch(r"\d*[<>&]+", rest[1])
