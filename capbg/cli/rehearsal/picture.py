@@ -319,6 +319,7 @@ class _Picture:
         if self._window.begin_ns > report.began_ns:
             notes.append(f"The start, at {instant(report.seconds(report.began_ns))} s, is not shown.")
         if notes:
+            self._y += 6 * bool(report.advice)
             self._text(EDGE, " ".join(notes), "faint", down=14)
             self._y += 20
 
