@@ -22,6 +22,7 @@ from capbg.cli.units.rules import check_unit
 from capbg.cli.units.rules.syscalls import GROUPS, NICE, PURPOSES
 from capbg.cli.units.rules.wrappers import script_wrapper, wrapper
 
+from .test_check_pid import as_other_user
 from .test_unit_files import systemd, write
 
 SHIPPED = Path(__file__).resolve().parents[2] / "systemd"
@@ -343,6 +344,22 @@ def test_the_grace_is_taken_from_wherever_it_stands(tmp_path: Path, monkeypatch:
         name: [each.rule for each in findings] for name, findings in told.items()
     }
     assert "Write TimeoutStopSec=612." == told["a file"][0].fix
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_a_file_that_is_closed_to_us_may_hold_the_grace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EnvironmentFile= often holds secrets: what is in one that only root may read is not guessed at."""
+    monkeypatch.setenv("SYSTEMD_UNIT_PATH", str(tmp_path))
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        secrets = write(Path(folder) / "secrets", "CAPBG_GRACE=8\n")
+        secrets.chmod(0o600)
+        lines = (f"EnvironmentFile={secrets}", "Environment", "TimeoutStopSec=30")
+        unit = load(write(tmp_path / "it.service", changed(*lines)))
+
+        told = as_other_user(lambda: [os.path.isfile(secrets), [each.rule for each in check_unit(unit)]])
+
+    assert [True, []] == told
 
 
 def test_a_users_service_ends_with_its_manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
