@@ -185,7 +185,7 @@ def _told(process: Process) -> Iterator[Finding]:
             process,
             error,
             "sigterm",
-            what="SIGTERM is not caught, by PID 1 of a container",
+            what="SIGTERM is not caught, by PID 1" + ("" if process.pid == 1 else " of a container"),
             why="The kernel keeps from PID 1 what it does not catch: a stop is waited for in vain, then comes SIGKILL.",
             fix="Install a handler for SIGTERM, or enter a capbg.App.",
         )
