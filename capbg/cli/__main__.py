@@ -27,7 +27,8 @@ def main() -> None:
         try:
             capbg(prog_name="capbg")
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # it was closed when this was started
+                sys.stdout.flush()
     except OSError as error:  # a full disk behind the standard output; what may fail elsewhere has its own sentence
         print(f"capbg: {error}", file=sys.stderr)
         os._exit(2)  # what is left in the buffer would fail once more at the interpreter's end

@@ -130,7 +130,7 @@ def test_what_cannot_be_rehearsed_is_told_in_a_sentence(
 # ------------------------------------------------------------------------------------- nothing is left
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_ends_the_rehearsal_and_everything_it_started(
     launch: Launcher, tmp_path: Path, signum: signal.Signals
 ) -> None:

@@ -69,7 +69,7 @@ def _shell(case: Case) -> Iterator[Advice]:
 
 def _not_caught(case: Case) -> Iterator[Advice]:
     main = case.main
-    if main is None or case.is_shell or main.on_sigterm != "default" or not case.died_unasked or not case.was_ready:
+    if main is None or case.is_shell or case.reaction != "default" or not case.died_unasked or not case.was_ready:
         return
     name = case.service.kill_signal.name
     program = program_of(main)
@@ -100,24 +100,25 @@ def _unheard(case: Case) -> Iterator[Advice]:
     main = case.main
     if not case.timed_out or main is None or case.is_shell:
         return
-    if main.on_sigterm == "ignored":
+    name = case.service.kill_signal.name
+    if case.reaction == "ignored":
         yield Advice(
-            "SIGTERM is ignored (SIG_IGN): systemd waited for all of "
+            f"{name} is ignored (SIG_IGN): systemd waited for all of "
             f"TimeoutStopSec={seconds_text(case.settings.timeout_stop_s)}"
             f"{', then killed it' if case.killed else ''}.",
             "Take the signal's SIG_IGN out, or put a handler in its place; if whoever starts the program ignores it, "
             "reset it there: an exec(2) keeps what is ignored.",
         )
-    elif main.on_sigterm == "blocked" and not case.extensions:
+    elif case.reaction == "blocked" and not case.extensions:
         yield Advice(
-            "SIGTERM is blocked in the main thread, and nothing took it from a signalfd(2) or sigwait(3) in time.",
+            f"{name} is blocked in the main thread, and nothing took it from a signalfd(2) or sigwait(3) in time.",
             "Unblock it, or read it.",
         )
 
 
 def _extensions(case: Case) -> Iterator[Advice]:
     main = case.main
-    if not case.timed_out or case.is_shell or main is None or main.on_sigterm == "ignored":
+    if not case.timed_out or case.is_shell or main is None or case.reaction == "ignored":
         return
     if not any(each.pid == main.pid for each in case.killed):
         return  # it had left by itself; who was killed are its children
@@ -161,7 +162,7 @@ def _extensions(case: Case) -> Iterator[Advice]:
 
 
 def _children(case: Case) -> Iterator[Advice]:
-    if not case.killed_children or case.is_shell or case.main is None or case.main.on_sigterm == "ignored":
+    if not case.killed_children or case.is_shell or case.main is None or case.reaction == "ignored":
         return
     main_killed = any(each.pid == case.evidence.main_pid for each in case.killed)
     stuck = (*case.stubborn, *case.killed_children)[0]

@@ -30,9 +30,13 @@ class Evidence:
     """The processes just before the first signal of the stop."""
     main_pid: int = 0
     """The main process's then."""
+    reactions: dict[int, str] = field(default_factory=dict)
+    """What the main process did about each signal when that was first sent: caught, ignored, blocked or default."""
     main_ended_ns: int | None = None
     left: tuple[ProcessSeen, ...] = ()
     """What outlived the service: KillMode=process or none, SendSIGKILL=no."""
+    unended: tuple[int, ...] = ()
+    """What SIGKILL did not end, either."""
     stop_asked: bool = False
     """Whether the script came to its stop, or to another signal that ends a program."""
     taken_for_exec: bool = False
@@ -70,6 +74,11 @@ class Case:
         return next((each for each in self.evidence.at_stop if each.pid == self.evidence.main_pid), None)
 
     @property
+    def reaction(self) -> str:
+        """What the main process did about the stop's signal; empty: it was not sent any."""
+        return self.evidence.reactions.get(self.service.kill_signal, "")
+
+    @property
     def children(self) -> tuple[ProcessSeen, ...]:
         """Its children at the stop."""
         return tuple(each for each in self.evidence.at_stop if each.parent == self.evidence.main_pid)
@@ -90,14 +99,16 @@ class Case:
     def is_shell(self) -> bool:
         """Whether the main process is a shell that does nothing about SIGTERM while a child does the work."""
         main = self.main
-        if main is None or program_of(main) not in SHELLS or main.on_sigterm != "default":
+        if main is None or program_of(main) not in SHELLS or self.reaction != "default":
             return False
         return any(program_of(each) not in PAUSES for each in self.children)
 
     @property
     def died_unasked(self) -> bool:
         """Whether SIGTERM or SIGINT ended the main process by its default action."""
-        return self.service.code == "killed" and self.service.status in {signal.SIGTERM, signal.SIGINT}
+        status = self.service.status
+        by_one = self.service.code == "killed" and status in {signal.SIGTERM, signal.SIGINT}
+        return by_one and self.evidence.reactions.get(status) != "caught"
 
     @property
     def extensions(self) -> list[tuple[int, int]]:

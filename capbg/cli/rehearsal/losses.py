@@ -4,14 +4,15 @@ This file must not know how anything was observed, nor what to do about it (``ad
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from capbg.cli.rehearsal.case import Case, named
+from capbg.cli.rehearsal.case import Case, count, named
 from capbg.cli.rehearsal.record import TaskSeen
 from capbg.cli.rehearsal.service import exit_text
 
 EX_TEMPFAIL = 75
 """What a capbg program leaves with when work is left (sysexits.h), whether the unit calls that a success or not."""
+_NAMED_MOST = 3
 _ENDED_ITSELF = frozenset({"failed", "crashed", "expired"})
 
 
@@ -33,8 +34,19 @@ def losses(case: Case) -> Iterator[str]:
     if case.evidence.left:
         setting = f"KillMode={case.settings.kill_mode}" if case.settings.send_sigkill else "SendSIGKILL=no"
         yield f"{setting} leaves {named(case.evidence.left)} running, outside any unit (the rehearsal has ended it)."
+    if case.evidence.unended:
+        yield f"{unended_text(case.evidence.unended)}."
     if case.evidence.suspension_asked and not case.evidence.suspended:
         yield "It was told to suspend (SIGTSTP) and did not stop itself."
+
+
+def unended_text(pids: Sequence[int]) -> str:
+    """What would not end, whatever was done."""
+    some = ", ".join(map(str, pids[:_NAMED_MOST])) + (", ..." if len(pids) > _NAMED_MOST else "")
+    return (
+        f"SIGKILL did not end {count(len(pids), 'process')} (PID {some}): another user's, or in a system call that "
+        "does not return, or forked faster than they can be found"
+    )
 
 
 def _task(task: TaskSeen) -> str:
@@ -50,7 +62,8 @@ def _verdict(case: Case) -> Iterator[str]:
         running = any(each.pid == case.evidence.main_pid for each in case.evidence.left)
         how = f"{service.code}, status={exit_text(service.code, service.status)}" if service.code else "gone"
         yield f"systemd calls it failed: Result={service.result}, main process {'still there' if running else how}."
-    elif service.code == "killed":
+    elif service.code == "killed" and case.evidence.reactions.get(service.status) != "caught":
+        # A handler that ends with the signal's default action says by what it was ended: a good custom.
         name = signal.Signals(service.status).name
         who = "The shell" if case.is_shell else "It"
         yield f"{who} died of {name}: no line of its own ran to finish anything."

@@ -5,6 +5,7 @@ This file must not know what a message means.
 
 import array
 import contextlib
+import math
 import os
 import shutil
 import socket
@@ -24,6 +25,10 @@ _MOST_FDS = 253
 """SCM_MAX_FD: what one datagram can carry (unix(7))."""
 _LONGEST = 4096
 """NOTIFY_BUFFER_MAX: systemd drops a longer message. What capbg tells of its tasks is not for systemd, and longer."""
+_MOST_AT_ONCE = 1000
+"""More than a queue holds (net.unix.max_dgram_qlen; systemd sets 512): nothing is left that had come before."""
+_DIGITS = 20
+"""An instant of so many is none: 63 bits have nineteen, and int() refuses thousands."""
 _STATES = ("READY", "STOPPING", "RELOADING")
 _OURS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CAPBG_TELL_TASKS")
 
@@ -63,11 +68,13 @@ class Datagram:
 def _task(row: dict[str, str]) -> TaskSeen:
     # The sender may be any program that knows the field's name: what is no number is none.
     def instant(column: str) -> int | None:
-        return int(row[column]) if row[column].isascii() and row[column].isdigit() else None
+        text = row[column]
+        return int(text) if text.isascii() and text.isdigit() and len(text) < _DIGITS else None
 
     def number(column: str) -> float | None:
         with contextlib.suppress(ValueError):
-            return float(row[column])
+            if math.isfinite(found := float(row[column])):
+                return found
         return None
 
     return TaskSeen(
@@ -94,7 +101,8 @@ class NotifySocket:
 
     def __init__(self) -> None:
         runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-        base = runtime if os.access(runtime, os.W_OK | os.X_OK) else None
+        fits = os.path.isabs(runtime) and os.path.isdir(runtime) and os.access(runtime, os.W_OK | os.X_OK)
+        base = runtime if fits else None  # the program may be somewhere else: a relative path leads it astray
         self._folder = Path(tempfile.mkdtemp(prefix="capbg-", dir=base))
         self._folder.chmod(0o711)  # the program may run as somebody else
         self.path = self._folder / "notify"
@@ -115,20 +123,21 @@ class NotifySocket:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._socket.close()
-        shutil.rmtree(self._folder)
+        with contextlib.suppress(FileNotFoundError):  # the program may have cleared its TMPDIR
+            shutil.rmtree(self._folder)
 
     def fileno(self) -> int:
         """Readable when a datagram has come."""
         return self._socket.fileno()
 
     def read(self) -> Iterator[Datagram]:
-        """Take in what has come.
+        """Take in what has come: at most a thousand, for somebody may send faster than they are taken.
 
         Descriptors that came along are closed: that is systemd's answer to BARRIER=1, for which sd_notify_barrier(3)
         waits.
         """
         space = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_MOST_FDS * array.array("i").itemsize)
-        while True:
+        for _ in range(_MOST_AT_ONCE):
             try:
                 data, ancillary, _, _ = self._socket.recvmsg(1 << 18, space)
             except BlockingIOError:
@@ -147,7 +156,7 @@ class NotifySocket:
 
 def _datagram(pid: int, data: bytes) -> Datagram:
     """Read it as manager_dispatch_notify_fd() and service_notify_message() do."""
-    if len(data) > _LONGEST and not data.startswith(FIELD.encode()):
+    if len(data) > _LONGEST and not all(line.startswith(f"{FIELD}=".encode()) for line in data.split(b"\n")):
         return Datagram(pid, (), f"{len(data)} bytes, and {_LONGEST} is the most")
     if b"\0" in data[:-1]:
         return Datagram(pid, (), "there is a NUL byte in it")

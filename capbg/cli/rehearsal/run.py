@@ -8,6 +8,7 @@ This file must not know how a rehearsal is shown, nor what is to be thought of i
 
 import contextlib
 import dataclasses
+import functools
 import os
 import selectors
 import signal
@@ -20,7 +21,7 @@ from capbg._core.words import NS
 from capbg._os.clock import now_ns
 from capbg.cli.rehearsal.advice import advice
 from capbg.cli.rehearsal.case import Case, Evidence
-from capbg.cli.rehearsal.losses import losses
+from capbg.cli.rehearsal.losses import losses, unended_text
 from capbg.cli.rehearsal.notify import Datagram, NotifySocket, environment
 from capbg.cli.rehearsal.record import (
     NEVER,
@@ -50,17 +51,18 @@ _FIELD_MOST = 300
 _LINE_MOST = 65536
 _KEPT_MOST = {Who.PROGRAM: 2000, Who.NOTIFY: 5000, Who.SYSTEMD: 5000, Who.TASK: 20_000}
 """How many entries of each kind are kept: a program may print, or notify, without end."""
-_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT}
 """What ends a program by default, sent by hand."""
 _HEARD = (*_ENDS, signal.SIGCHLD, signal.SIGWINCH)
 
 
 class InterruptedRehearsalError(Exception):
-    """A signal has ended the rehearsal; everything it had started is gone."""
+    """A signal has ended the rehearsal, and all it had started: ``unended`` are the pids of what would not end."""
 
-    def __init__(self, signum: signal.Signals) -> None:
-        super().__init__(f"ended by {signum.name}, with everything that was started")
+    def __init__(self, signum: signal.Signals, unended: Sequence[int] = ()) -> None:
+        told = f"; {unended_text(unended)}" if unended else ", with everything that was started"
+        super().__init__(f"ended by {signum.name}{told}")
         self.signum = signum
 
 
@@ -139,6 +141,10 @@ class Rehearsal:
         self._is_main_lost = False
         """Whether a main process that is not this one's child has ended, and its parent may still leave it here."""
         self._woken: int = 0
+        self._ended_by: signal.Signals | None = None
+        self._is_telling = False
+        """Whether somebody else is at work just now, who may block: a reader of the lines that does not read."""
+        self._unended: list[int] = []
         self._shown_ns = 0
 
     def run(self) -> Report:
@@ -146,19 +152,28 @@ class Rehearsal:
 
         Raises:
             CannotStartError: the command cannot be started.
-            InterruptedRehearsalError: SIGINT, SIGTERM or SIGHUP came; nothing that was started is left.
+            InterruptedRehearsalError: SIGINT, SIGTERM, SIGHUP or SIGQUIT came; nothing that was started is left, or it
+                says what.
         """
-        with self._stack:
-            self._stack.callback(self._selector.close)
-            # Whatever happens: nothing is left running.
-            self._stack.callback(self._tree.kill_all)
-            self._listen()
-            self._start()
-            while not self._service.state.over:
-                self._turn()
-            left = self._tree.seen()
-            self._last_words()
-            return self._report(left)
+        try:
+            with self._stack:
+                self._stack.callback(self._selector.close)
+                self._listen()
+                # Whatever happens: nothing is left running. A signal that comes meanwhile has to wait.
+                self._stack.callback(self._end_all)
+                self._start()
+                while not self._service.state.over:
+                    self._turn()
+                left, ended_ns = self._tree.seen(), now_ns()
+                self._end_all()
+                self._last_words()
+                return self._report(left, ended_ns)
+        except InterruptedRehearsalError as interrupted:
+            raise InterruptedRehearsalError(interrupted.signum, self._unended) from None
+
+    def _end_all(self) -> None:
+        if not self._unended:
+            self._unended = self._tree.kill_all()
 
     # -------------------------------------------------------------------------------------------------- way in
 
@@ -167,7 +182,9 @@ class Rehearsal:
         for end in (read, write):
             end.setblocking(False)
             self._stack.callback(end.close)
-        before = {signum: signal.signal(signum, _note) for signum in _HEARD}
+        before = {signum: signal.signal(signum, self._hear) for signum in _HEARD}
+        # Ctrl-Z: systemd does not pause, and a rehearsal that did would be late for everything.
+        before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, signal.SIG_IGN)
         self._stack.callback(lambda: [signal.signal(signum, handler) for signum, handler in before.items()])
         old = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
         self._stack.callback(signal.set_wakeup_fd, old)
@@ -206,6 +223,8 @@ class Rehearsal:
         self._show()
         timeout_s = max(0, self._next_ns() - now_ns()) / NS
         ready = [key.data for key, _ in self._selector.select(timeout_s)]
+        if self._ended_by is not None:
+            raise InterruptedRehearsalError(self._ended_by)
         # Datagrams first, then exits: in the order in which systemd takes them.
         order = (self._on_exit,)
         for call in sorted(ready, key=lambda call: call in order):
@@ -292,6 +311,7 @@ class Rehearsal:
         if signum == signal.SIGTSTP:
             self._suspending_ns = now_ns()
             self._evidence.suspension_asked = True
+        self._note_reaction(signum)
         alive = self._tree.send(signum, main=True, others=False, wake=False)
         who = f"process {self._tree.main_pid}" if alive else "nobody: the main process is gone"
         self._signals.append(SignalSent(now_ns(), signum.name, "main process, by hand" if alive else "nobody"))
@@ -299,14 +319,18 @@ class Rehearsal:
 
     # ---------------------------------------------------------------------------------------------------- hear
 
+    def _hear(self, signum: int, frame: FrameType | None) -> None:
+        """Python's handler of a signal; what waits has been woken up by the wake-up descriptor."""
+        if signum in _ENDS:
+            self._ended_by = signal.Signals(signum)
+            for each in _ENDS:  # the next one must not break into the end of all that was started
+                signal.signal(each, signal.SIG_IGN)
+            if self._is_telling:
+                raise InterruptedRehearsalError(self._ended_by)
+
     def _on_signals(self) -> None:
-        try:
-            data = os.read(self._woken, 4096)
-        except BlockingIOError:
-            return
-        for signum in data:
-            if signum in _ENDS:
-                raise InterruptedRehearsalError(signal.Signals(signum))
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._woken, 4096)
 
     def _on_datagrams(self, notify: NotifySocket) -> None:
         for datagram in notify.read():
@@ -316,7 +340,7 @@ class Rehearsal:
             if datagram.dropped:
                 text = f"message from PID {datagram.pid} dropped: {datagram.dropped}"
                 self._enter(Who.SYSTEMD, text, Tone.BAD)
-            if not (fields := datagram.fields):
+            if not (fields := datagram.fields) or self._service.state.over:
                 continue
             if self._refused(datagram):
                 continue
@@ -405,7 +429,7 @@ class Rehearsal:
     def _last_words(self) -> None:
         """What is left in the pipes when all is over."""
         for key in list(self._selector.get_map().values()):
-            if key.fd not in {self._woken, self._tree.pidfd}:
+            if key.data not in {self._on_signals, self._on_exit}:
                 key.data()
 
     # ------------------------------------------------------------------------------------------------- perform
@@ -436,6 +460,7 @@ class Rehearsal:
         elif not self._evidence.at_stop:
             self._evidence.at_stop = seen
             self._evidence.main_pid = self._tree.main_pid
+        self._note_reaction(send.signum)
         alive = self._tree.send(send.signum, main=send.main, others=send.others)
         main = f"process {self._tree.main_pid}" if self._tree.main_pid in alive else ""
         others = len(alive) - bool(main)
@@ -445,6 +470,12 @@ class Rehearsal:
         self._signals.append(SignalSent(now_ns(), send.signum.name, told))
         behind = "" if send.signum is signal.SIGKILL else ", SIGCONT behind it"
         self._enter(Who.SYSTEMD, f"{send.signum.name} to {whom}{behind}", Tone.BAD if not behind else Tone.PLAIN)
+
+    def _note_reaction(self, signum: signal.Signals) -> None:
+        """What the main process does about a signal, just before it is sent for the first time."""
+        reaction = self._tree.reaction(signum)
+        if reaction:
+            self._evidence.reactions.setdefault(signum, reaction)
 
     # ---------------------------------------------------------------------------------------------- write down
 
@@ -464,7 +495,14 @@ class Rehearsal:
         elif self._counts[who] == _KEPT_MOST[who] + 1:
             text = f"more than {_KEPT_MOST[who]} entries of this kind: the rest is not kept"
             self._entries.append(Entry(entry.at_ns, who, text, Tone.BAD))
-        self._heard(entry, self._began_ns)
+        self._tell(lambda: self._heard(entry, self._began_ns))
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        self._is_telling = True
+        try:
+            call()
+        finally:
+            self._is_telling = False
 
     def _note_state(self, state: str, at_ns: int | None = None) -> None:
         now = now_ns() if at_ns is None else at_ns
@@ -503,7 +541,8 @@ class Rehearsal:
         self._shown_ns = now
         found = self._next_step()
         limited = service.timer_why != ""
-        self._look(
+        look = functools.partial(
+            self._look,
             Now(
                 now_ns=now,
                 began_ns=self._began_ns,
@@ -522,13 +561,15 @@ class Rehearsal:
                 entries=tuple(self._entries),
                 stop_ns=self._stop_ns,
                 watchdog_from_ns=None if service.watchdog_ns is None else self._watchdog_from_ns,
-            )
+            ),
         )
+        self._tell(look)
 
-    def _report(self, left: tuple[ProcessSeen, ...]) -> Report:
-        service, now = self._service, now_ns()
-        self._note_state(service.state.value)
+    def _report(self, left: tuple[ProcessSeen, ...], ended_ns: int) -> Report:
+        service = self._service
+        self._note_state(service.state.value, ended_ns)
         self._evidence.left = left
+        self._evidence.unended = tuple(self._unended)
         case = Case(
             evidence=self._evidence,
             service=service,
@@ -544,7 +585,7 @@ class Rehearsal:
             settings=self._settings,
             began_ns=self._began_ns,
             stop_ns=self._stop_ns,
-            ended_ns=now,
+            ended_ns=ended_ns,
             result=service.result,
             code=service.code,
             status=service.status,
@@ -560,10 +601,6 @@ class Rehearsal:
             entries=tuple(self._entries),
             signals=tuple(self._signals),
         )
-
-
-def _note(signum: int, frame: FrameType | None) -> None:
-    """The wake-up descriptor has it already."""
 
 
 def _fields_text(fields: Mapping[str, str]) -> str:

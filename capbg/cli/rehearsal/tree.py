@@ -23,7 +23,6 @@ from capbg.cli.rehearsal.record import ProcessSeen
 
 _PR_SET_CHILD_SUBREAPER = 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
-_TERM_BIT = 1 << (signal.SIGTERM - 1)
 _NAME_MOST = 120
 _SHOWN_MOST = 2000
 """How many processes are looked at closely: a tenth of a millisecond each."""
@@ -31,6 +30,8 @@ _AWAITED_MOST = 200
 """A pidfd for each, while they die."""
 _LOOKS = 10
 """How often processes are looked for at most, where some come and go all the time."""
+_GROUP, _THREADS = 2, 17
+"""Where they stand in what :func:`_stat` returns (proc(5): fields 5 and 20)."""
 _KILL_ROUND_NS = 20_000_000
 _KILL_NS = 5_000_000_000
 """How long the end of SIGKILLed processes is waited for: one in an uninterruptible system call may take for ever."""
@@ -141,23 +142,35 @@ class Tree:
 
     def reap_others(self) -> None:
         """Reap what was left to this process and has ended."""
+        self._reap(0 if self.pidfd < 0 else self.main_pid)
+
+    @staticmethod
+    def _reap(spared: int) -> None:
         for pid in _children(os.getpid()):
-            if pid != self.main_pid or self.pidfd < 0:
+            if pid != spared:
                 with contextlib.suppress(ChildProcessError):
                     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
 
     def members(self) -> list[int]:
-        """The pids of all processes that have not ended, parents before children.
+        """The pids of all processes that have not ended, parents before children; reap what has, but the main one.
 
         Looked for again until two looks agree: what loses its parent between two reads comes to this process, whose
-        children had been read by then.
+        children had been read by then. If they never do, what has ended since the look before counts, too: of
+        processes that fork and leave at once there is always one, and never for long enough to be found alive.
         """
-        found = self._descendants()
+        found, ended = self._look_around()
         for _ in range(_LOOKS):
-            before, found = found, self._descendants()
-            if before == found:
+            before = found, ended
+            found, ended = self._look_around()
+            if before == (found, ended):
                 break
-        return [pid for pid in found if (_stat(pid) or ["Z"])[0] not in {"Z", "X"}]
+        return [pid for pid in found if pid not in ended & before[1]]
+
+    def _look_around(self) -> tuple[list[int], set[int]]:
+        """All there are, and who of them has ended."""
+        self._reap(self.main_pid)
+        found = self._descendants()
+        return found, {pid for pid in found if _has_ended(_stat(pid))}
 
     @staticmethod
     def _descendants() -> list[int]:
@@ -172,6 +185,12 @@ class Tree:
         """How many there are beside the main process."""
         return sum(pid != self.main_pid or self.pidfd < 0 for pid in self.members())
 
+    def reaction(self, signum: signal.Signals) -> str:
+        """What a signal does to the main process: caught, ignored, blocked or default; empty: it has ended."""
+        if self.pidfd < 0 or (status := _status(self.main_pid)) is None:
+            return ""
+        return _reaction(status, signum)
+
     def seen(self) -> tuple[ProcessSeen, ...]:
         """Look at each of them, at the first 2000."""
         return tuple(found for pid in self.members()[:_SHOWN_MOST] if (found := _look(pid)) is not None)
@@ -184,7 +203,20 @@ class Tree:
     def send(self, signum: signal.Signals, *, main: bool, others: bool, wake: bool = True) -> list[int]:
         """Send a signal to the main process, the others or both, SIGCONT behind it; return who was alive for it."""
         chosen = [pid for pid in self.members() if (main if pid == self.main_pid else others)]
-        return [pid for pid in chosen if self._send_one(pid, signum, wake=wake)]
+        alive = [pid for pid in chosen if self._send_one(pid, signum, wake=wake)]
+        if others and signum is signal.SIGKILL:  # which nobody is left out of, then
+            self._kill_groups()
+        return alive
+
+    def _kill_groups(self) -> None:
+        """SIGKILL to each process group: no fork(2) gets past that, as it does past signals to one after the other.
+
+        A group's number is not given to anybody else as long as one of its processes has not been reaped.
+        """
+        found = (_stat(pid) for pid in self._descendants())
+        for group in {int(fields[_GROUP]) for fields in found if fields is not None} - {0, os.getpgrp()}:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
 
     def _send_one(self, pid: int, signum: signal.Signals, *, wake: bool) -> bool:
         try:
@@ -221,6 +253,7 @@ class Tree:
         while left := self.members():
             for pid in left:
                 self._send_one(pid, signal.SIGKILL, wake=False)
+            self._kill_groups()
             self._await_one(left, _KILL_ROUND_NS)
             self.reap_others()
             if now_ns() > end:
@@ -254,6 +287,11 @@ def _watchdog_pid(environ: Mapping[str, str]) -> dict[str, str]:
     return {"WATCHDOG_PID": str(os.getpid())} if watched else {}
 
 
+def _has_ended(fields: Sequence[str] | None) -> bool:
+    """Whether a process has ended, by what :func:`_stat` found: not while one of its threads outlives the first."""
+    return fields is None or (fields[0] in {"Z", "X"} and int(fields[_THREADS]) <= 1)
+
+
 def _stat(pid: int) -> list[str] | None:
     """The fields of /proc/PID/stat behind the name: state, parent...; None: there is no such process."""
     try:
@@ -270,30 +308,40 @@ def _parent(pid: int) -> int:
 
 def _children(pid: int) -> list[int]:
     found: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found += map(int, path.read_text().split())
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as children:
+                found += map(int, children.read().split())
     return found
+
+
+def _status(pid: int) -> dict[str, str] | None:
+    """The lines of /proc/PID/status; None: there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+
+
+def _reaction(status: Mapping[str, str], signum: signal.Signals) -> str:
+    bit = 1 << (signum - 1)
+    words = {"SigBlk": "blocked", "SigIgn": "ignored", "SigCgt": "caught"}
+    return next((word for mask, word in words.items() if int(status[mask], 16) & bit), "default")
 
 
 def _look(pid: int) -> ProcessSeen | None:
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
-        status = dict(
-            line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
-        )
     except (FileNotFoundError, ProcessLookupError):
         return None
-    masks = {what: int(status[f"Sig{what}"], 16) for what in ("Cgt", "Ign", "Blk")}
-    reaction = next(
-        (word for what, word in (("Blk", "blocked"), ("Ign", "ignored"), ("Cgt", "caught")) if masks[what] & _TERM_BIT),
-        "default",
-    )
+    if (status := _status(pid)) is None:
+        return None
     name = " ".join(words) or f"[{status['Name']}]"
     return ProcessSeen(
         pid=pid,
         parent=int(status["PPid"]),
         name=name if len(name) <= _NAME_MOST else f"{name[: _NAME_MOST - 3]}...",
         state=status["State"][:1],
-        on_sigterm=reaction,
+        on_sigterm=_reaction(status, signal.SIGTERM),
     )
