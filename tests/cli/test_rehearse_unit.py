@@ -46,7 +46,8 @@ def test_a_unit_is_played(launch: Launcher, tmp_path: Path) -> None:
     path = unit(
         tmp_path,
         *("Type=notify", "KillMode=mixed", "TimeoutStopSec=1min", "WatchdogSec=30", "SuccessExitStatus=75 TEMPFAIL 3"),
-        *('Environment=CAPBG_GRACE=7 "ONE=a b" "TWO=c d"', "KillSignal=SIGINT", "User=nobody"),
+        *('Environment=CAPBG_GRACE=7 "ONE=a b" "TWO=c d"', "KillSignal=SIGINT", "User=nobody", "LimitNOFILE=99"),
+        "EnvironmentFile=-/no/such/file",
     )
     (tmp_path / "played.service.d").mkdir()
     (tmp_path / "played.service.d/stop.conf").write_text("[Service]\nTimeoutStopSec=50\n")
@@ -63,7 +64,7 @@ def test_a_unit_is_played(launch: Launcher, tmp_path: Path) -> None:
     )
     assert [3, 75] == settings["success_statuses"]
     assert "SIGINT" == report["signals"][0]["signal"]
-    assert f"not played of {path}: User=" in probe.stderr
+    assert f"not played of {path}: User=, LimitNOFILE=, EnvironmentFile=" in probe.stderr
 
 
 def test_what_is_given_beside_a_unit_counts(launch: Launcher, tmp_path: Path) -> None:
@@ -76,11 +77,25 @@ def test_what_is_given_beside_a_unit_counts(launch: Launcher, tmp_path: Path) ->
     assert report["passed"]
 
 
+def test_a_signal_of_the_units_own_is_told_by_its_name(launch: Launcher, tmp_path: Path) -> None:
+    """KillSignal=SIGUSR1, and a program that does not catch it."""
+    path = unit(tmp_path, "Type=notify", "KillMode=mixed", "KillSignal=SIGUSR1")
+
+    _, report = rehearse(launch, path, "--type", "exec", "--", "sleep", "60")
+
+    assert "signal" == report["result"]
+    assert report["advice"][0]["fault"].startswith("SIGUSR1 is not caught"), report["advice"]
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         (("Type=forking",), "is Type=forking: a rehearsal plays notify, exec and simple"),
         (("ExecStart=",), "is Type=oneshot: a rehearsal plays"),
+        (
+            ("Type=exec", "KillSignal=SIGRTMIN+3"),
+            "has KillSignal=SIGRTMIN+3: a rehearsal plays the signals up to SIGSYS",
+        ),
         (("Type=exec", "ExecStart=", "ExecStart=bin/relative"), "has no ExecStart= that systemd would take"),
     ],
 )

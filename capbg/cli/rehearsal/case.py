@@ -105,10 +105,10 @@ class Case:
 
     @property
     def died_unasked(self) -> bool:
-        """Whether SIGTERM or SIGINT ended the main process by its default action."""
+        """Whether a signal that asks for an end did it by its default action: SIGTERM, SIGINT, the unit's own."""
         status = self.service.status
-        by_one = self.service.code == "killed" and status in {signal.SIGTERM, signal.SIGINT}
-        return by_one and self.evidence.reactions.get(status) != "caught"
+        asked = status in {signal.SIGTERM, signal.SIGINT, self.service.kill_signal} - {signal.SIGKILL}
+        return self.service.code in {"killed", "dumped"} and asked and self.evidence.reactions.get(status) != "caught"
 
     @property
     def extensions(self) -> list[tuple[int, int]]:

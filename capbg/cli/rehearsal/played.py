@@ -5,6 +5,7 @@ This file must not know how a unit file is read, nor what is wrong with one (``c
 
 import re
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from capbg.cli.rehearsal.record import Settings
@@ -16,7 +17,17 @@ _TYPES = {"notify": "notify", "notify-reload": "notify", "simple": "exec", "exec
 _NOT_PLAYED = (
     *("ExecStartPre", "ExecStartPost", "ExecStop", "ExecStopPost", "ExecReload", "Restart", "RuntimeMaxSec"),
     *("User", "DynamicUser", "Group", "WorkingDirectory", "RootDirectory", "SystemCallFilter", "ProtectSystem"),
-    *("MemoryMax", "TasksMax", "WatchdogSignal", "FinalKillSignal", "RestartKillSignal", "SendSIGHUP", "PIDFile"),
+    *(
+        "UMask",
+        "Nice",
+        "MemoryMax",
+        "TasksMax",
+        "WatchdogSignal",
+        "FinalKillSignal",
+        "RestartKillSignal",
+        "SendSIGHUP",
+        "PIDFile",
+    ),
 )
 
 
@@ -70,9 +81,27 @@ def play(unit: Unit) -> Played:
         command=_expanded(found[1].argv, environ),
         settings=settings,
         environ=environ,
-        kill_signal=signal.Signals(values.signum(facts.text(unit, "KillSignal", "SIGTERM"))),
-        not_played=tuple(f"{key}=" for key in _NOT_PLAYED if unit.last("Service", key)),
+        kill_signal=_kill_signal(unit),
+        not_played=tuple(_not_played(unit)),
     )
+
+
+def _kill_signal(unit: Unit) -> signal.Signals:
+    text = facts.text(unit, "KillSignal", "SIGTERM")
+    try:
+        return signal.Signals(values.signum(text))
+    except ValueError:
+        raise UnitFileError(
+            f"{unit.name} has KillSignal={text}: a rehearsal plays the signals up to SIGSYS, no real-time ones; rehearse "
+            "the command behind -- with another one (--signal), if the program takes one"
+        ) from None
+
+
+def _not_played(unit: Unit) -> Iterator[str]:
+    limits = sorted({each.key for each in unit.settings if each.section == "Service" and each.key.startswith("Limit")})
+    yield from (f"{key}=" for key in (*_NOT_PLAYED, *limits) if unit.last("Service", key))
+    if unit.last("Service", "EnvironmentFile") and not unit.installed:
+        yield "EnvironmentFile="  # it is read for units that are installed here
 
 
 def _expanded(argv: tuple[str, ...], environ: dict[str, str]) -> tuple[str, ...]:
