@@ -92,8 +92,8 @@ def _kill_signal(unit: Unit) -> signal.Signals:
         return signal.Signals(values.signum(text))
     except ValueError:
         raise UnitFileError(
-            f"{unit.name} has KillSignal={text}: a rehearsal plays the signals up to SIGSYS, no real-time ones; rehearse "
-            "the command behind -- with another one (--signal), if the program takes one"
+            f"{unit.name} has KillSignal={text}: a rehearsal plays the signals up to SIGSYS, no real-time ones; "
+            "rehearse the command behind -- with another one (--signal), if the program takes one"
         ) from None
 
 
