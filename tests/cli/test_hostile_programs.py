@@ -6,11 +6,17 @@ import os
 import signal
 import socket
 import termios
+import time
 from pathlib import Path
 
 import pytest
 
+from capbg.cli.rehearsal.case import Case, Evidence
+from capbg.cli.rehearsal.losses import losses
 from capbg.cli.rehearsal.notify import NotifySocket
+from capbg.cli.rehearsal.record import ProcessSeen, Settings
+from capbg.cli.rehearsal.run import InterruptedRehearsalError
+from capbg.cli.rehearsal.service import Service
 from tests.cli.test_rehearse import FAMILY, await_end, family, program, rehearse, start
 from tests.e2e.test_demo import named_by
 from tests.probe import Launcher, Probe, is_alive
@@ -216,6 +222,57 @@ def test_it_does_not_pause(launch: Launcher) -> None:
 
     assert int(status["SigIgn"], 16) & 1 << (signal.SIGTSTP - 1)
     assert 128 + signal.SIGTERM == probe.wait(), probe.stderr
+
+
+def test_who_was_held_up_vouches_for_nothing(launch: Launcher, tmp_path: Path) -> None:
+    """Stopped itself, it finds a program that left with 0 long after its time: that is no success."""
+    source = """
+def stop(*_):
+    while not os.path.exists(sys.argv[1]):
+        time.sleep(0.01)
+    os._exit(0)
+
+signal.signal(signal.SIGTERM, stop)
+stay()
+"""
+    go = tmp_path / "go"
+    probe = start(launch, [*QUICK, "--stop-timeout", "3"], [*program(tmp_path, NOTIFY + source), str(go)])
+    pid = int(probe.expect("").split("started process ")[1].split(":")[0])
+    while "SIGTERM to process" not in probe.lines[-1]:
+        probe.expect("")
+    probe.wait_until(lambda: "S (sleeping)" in Path(f"/proc/{probe.pid}/status").read_text())  # for what comes next
+    asked = time.monotonic()
+
+    probe.send(signal.SIGSTOP)
+    probe.wait_until(lambda: time.monotonic() > asked + 4.5)  # 3 s, and more than one behind them
+    go.touch()
+    probe.wait_until(lambda: not is_alive(pid))
+    probe.send(signal.SIGCONT)
+
+    assert 1 == probe.wait(), probe.lines
+    assert any("held up, past a deadline by" in line and line.startswith("lost") for line in probe.lines), probe.lines
+
+
+def test_what_would_not_end_is_not_called_ended() -> None:
+    """Another user's process, say: it is told as what it is, and not as left by KillMode=."""
+    process = ProcessSeen(pid=4711, parent=1, name="deaf", state="S", on_sigterm="ignored")
+    case = Case(
+        evidence=Evidence(left=(process,), unended=(4711,), stop_asked=True),
+        service=Service(Settings(type="exec")),
+        settings=Settings(type="exec"),
+        tasks=(),
+        killed=(process,),
+        stop_ns=1,
+        began_ns=0,
+        margin_ns=None,
+    )
+
+    told = " ".join(losses(case))
+
+    assert "SIGKILL did not end 1 process (PID 4711)" in told
+    assert "has ended it" not in told
+    assert "had to end" not in told
+    assert "SIGKILL did not end 2 processes (PID 4711, 12)" in str(InterruptedRehearsalError(signal.SIGINT, (4711, 12)))
 
 
 @pytest.mark.parametrize("closed", [[0], [1], [2], [0, 1, 2]], ids=["stdin", "stdout", "stderr", "all"])

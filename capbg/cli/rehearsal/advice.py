@@ -277,7 +277,7 @@ def _refused(case: Case) -> Iterator[Advice]:
 
 
 def _left(case: Case) -> Iterator[Advice]:
-    if not case.evidence.left:
+    if not case.left:
         return
     if not case.settings.send_sigkill:
         yield Advice(

@@ -37,6 +37,8 @@ class Evidence:
     """What outlived the service: KillMode=process or none, SendSIGKILL=no."""
     unended: tuple[int, ...] = ()
     """What SIGKILL did not end, either."""
+    held_up_ns: int = 0
+    """How late the rehearsal was for a deadline, if that is too late to say what came first."""
     stop_asked: bool = False
     """Whether the script came to its stop, or to another signal that ends a program."""
     taken_for_exec: bool = False
@@ -82,6 +84,11 @@ class Case:
     def children(self) -> tuple[ProcessSeen, ...]:
         """Its children at the stop."""
         return tuple(each for each in self.evidence.at_stop if each.parent == self.evidence.main_pid)
+
+    @property
+    def left(self) -> tuple[ProcessSeen, ...]:
+        """What was left running, and could have been ended."""
+        return tuple(each for each in self.evidence.left if each.pid not in self.evidence.unended)
 
     @property
     def killed_children(self) -> tuple[ProcessSeen, ...]:

@@ -6,6 +6,7 @@ This file must not know how anything was observed, nor what to do about it (``ad
 import signal
 from collections.abc import Iterator, Sequence
 
+from capbg._core.words import NS
 from capbg.cli.rehearsal.case import Case, count, named
 from capbg.cli.rehearsal.record import TaskSeen
 from capbg.cli.rehearsal.service import exit_text
@@ -29,13 +30,19 @@ def losses(case: Case) -> Iterator[str]:
     yield from (_task(task) for task in case.tasks if task.lost or not task.settled)
     if by_its_word:  # what its exit status stands for comes first
         yield from _verdict(case)
-    if case.killed:
-        yield f"SIGKILL had to end {named(case.killed)}."
-    if case.evidence.left:
+    unended = case.evidence.unended
+    if killed := tuple(each for each in case.killed if each.pid not in unended):
+        yield f"SIGKILL had to end {named(killed)}."
+    if case.left:
         setting = f"KillMode={case.settings.kill_mode}" if case.settings.send_sigkill else "SendSIGKILL=no"
-        yield f"{setting} leaves {named(case.evidence.left)} running, outside any unit (the rehearsal has ended it)."
-    if case.evidence.unended:
-        yield f"{unended_text(case.evidence.unended)}."
+        yield f"{setting} leaves {named(case.left)} running, outside any unit (the rehearsal has ended it)."
+    if unended:
+        yield f"{unended_text(unended)}."
+    if case.evidence.held_up_ns:
+        yield (
+            f"This rehearsal was itself held up, past a deadline by {case.evidence.held_up_ns / NS:.1f} s (stopped, or "
+            "on a busy machine, or its output was not read): what came of it proves nothing, rehearse again."
+        )
     if case.evidence.suspension_asked and not case.evidence.suspended:
         yield "It was told to suspend (SIGTSTP) and did not stop itself."
 

@@ -45,6 +45,8 @@ AUTO_S = 5.0
 """Type=auto: how long READY=1 is waited for before the program is taken for Type=exec."""
 LOOK_NS = NS // 10
 """How often a live screen is drawn."""
+_LATE_NS = NS
+"""Later than that for a deadline of systemd's, which has a slack of its own, nothing can be vouched for."""
 _POLL_NS = NS // 2
 """The longest wait: a stranger's exit, or a stop by a signal, might have been missed."""
 _FIELD_MOST = 300
@@ -221,10 +223,13 @@ class Rehearsal:
 
     def _turn(self) -> None:
         self._show()
+        due_ns = self._service.next_deadline()
         timeout_s = max(0, self._next_ns() - now_ns()) / NS
         ready = [key.data for key, _ in self._selector.select(timeout_s)]
         if self._ended_by is not None:
             raise InterruptedRehearsalError(self._ended_by)
+        if ready:
+            self._note_lateness(now_ns() - due_ns)
         # Datagrams first, then exits: in the order in which systemd takes them.
         order = (self._on_exit,)
         for call in sorted(ready, key=lambda call: call in order):
@@ -470,6 +475,13 @@ class Rehearsal:
         self._signals.append(SignalSent(now_ns(), send.signum.name, told))
         behind = "" if send.signum is signal.SIGKILL else ", SIGCONT behind it"
         self._enter(Who.SYSTEMD, f"{send.signum.name} to {whom}{behind}", Tone.BAD if not behind else Tone.PLAIN)
+
+    def _note_lateness(self, late_ns: int) -> None:
+        """Nothing tells when what has come meanwhile did come: before the deadline, or long after it."""
+        if late_ns > _LATE_NS:
+            self._evidence.held_up_ns = max(self._evidence.held_up_ns, late_ns)
+            text = f"this rehearsal was itself held up, past a deadline by {late_ns / NS:.1f} s"
+            self._enter(Who.SYSTEMD, text, Tone.BAD)
 
     def _note_reaction(self, signum: signal.Signals) -> None:
         """What the main process does about a signal, just before it is sent for the first time."""
