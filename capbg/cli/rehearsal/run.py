@@ -225,7 +225,10 @@ class Rehearsal:
         self._show()
         due_ns = self._service.next_deadline()
         timeout_s = max(0, self._next_ns() - now_ns()) / NS
-        ready = [key.data for key, _ in self._selector.select(timeout_s)]
+        # Python does not ask again what is ready where a signal has interrupted the wait, and its time is over by then:
+        # an extension that has come would count for nothing.
+        found = self._selector.select(timeout_s) or self._selector.select(0)
+        ready = [key.data for key, _ in found]
         if self._ended_by is not None:
             raise InterruptedRehearsalError(self._ended_by)
         if ready:
