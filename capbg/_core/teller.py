@@ -22,7 +22,7 @@ PACE_NS = NS // 10
 """How often changes are told, at most and while a grace period is on."""
 
 _A_DATAGRAM = 48 * 1024
-"""Characters told in one, about: below what a socket's buffer holds (net.core.wmem_default, 208 kB), and few datagrams,
+"""Bytes told in one: below what a socket's buffer holds (net.core.wmem_default, 208 kB), and few datagrams,
 for as few as ten may wait to be read (net.unix.max_dgram_qlen)."""
 _LONGEST = 200
 """Characters kept of a name, a message, a reason."""
@@ -57,10 +57,11 @@ def _packed(lines: Iterable[str]) -> list[str]:
     packed: list[list[str]] = []
     space = 0
     for line in lines:
-        space -= len(line) + 1
+        size = len(line.encode("utf-8", "replace")) + 1
+        space -= size
         if space < 0:
             packed.append([])
-            space = _A_DATAGRAM - len(line) - 1
+            space = _A_DATAGRAM - size
         packed[-1].append(line)
     return ["\n".join(each) for each in packed]
 
