@@ -163,7 +163,8 @@ def main() -> int:
     parser.add_argument("--break-server", action="store_true", help="the server refuses every photo")
     parser.add_argument("--no-extensions", action="store_true", help="systemd grants no extension")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that this program, too, ends what it has started
+    for signum in (signal.SIGTERM, signal.SIGHUP):  # so that this program, too, ends what it has started
+        signal.signal(signum, lambda signum, _: sys.exit(128 + signum))
     say(paint("A photo kiosk is told to stop while it still has work to do", "1"))
     say(f"{len(SIZES)} photos wait in its outbox and its line is slow; TimeoutStopSec= alone would be too short.\n")
     folder = Path(tempfile.mkdtemp(prefix="capbg-demo-"))

@@ -203,10 +203,13 @@ def rehearse(  # noqa: PLR0917 - click calls it by keywords
     if svg is not None and not svg.parent.is_dir():
         raise click.BadParameter(f"there is no folder {str(svg.parent)!r} to write it into", param_hint="'--svg'")
     outcome = _run(played, _steps(steps, played.kill_signal, after), quiet=as_json)
-    if as_json:
-        click.echo(report.to_json(outcome))
-    else:
-        report.show(outcome, Console())
+    try:
+        if as_json:
+            click.echo(report.to_json(outcome))
+        else:
+            report.show(outcome, Console())
+    except KeyboardInterrupt:  # not click's "Aborted!" and 1, which would mean that something was lost
+        sys.exit(128 + signal.SIGINT)
     if svg is not None:
         from capbg.cli.rehearsal import picture  # half of what the command's start would take
 

@@ -138,7 +138,9 @@ def test_a_signal_ends_the_rehearsal_and_everything_it_started(
     pids, run = tmp_path / "pids", tmp_path / "run"
     run.mkdir()
     command = [*program(tmp_path, FAMILY), str(pids)]
-    probe = start(launch, ["--type", "exec", "--after", "600"], command, env={"XDG_RUNTIME_DIR": str(run)})
+    probe = start(
+        launch, ["--type", "exec", "--after", "600"], command, env={"TMPDIR": str(run), "XDG_RUNTIME_DIR": str(run)}
+    )
     probe.wait_until(lambda: len(family(pids)) == 5)
     assert [each.name for each in run.iterdir()]
 

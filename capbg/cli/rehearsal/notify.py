@@ -101,8 +101,10 @@ class NotifySocket:
 
     def __init__(self) -> None:
         runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+        # The program may be somewhere else: a relative path leads it astray. Root's is closed to others, and a program
+        # that root starts often becomes somebody else.
         fits = os.path.isabs(runtime) and os.path.isdir(runtime) and os.access(runtime, os.W_OK | os.X_OK)
-        base = runtime if fits else None  # the program may be somewhere else: a relative path leads it astray
+        base = runtime if fits and os.geteuid() != 0 else None
         self._folder = Path(tempfile.mkdtemp(prefix="capbg-", dir=base))
         self._folder.chmod(0o711)  # the program may run as somebody else
         self.path = self._folder / "notify"
