@@ -45,6 +45,11 @@ class Tree:
     """All processes of one service. Make one of them in a process: whatever that has forked is taken for its own."""
 
     def __init__(self) -> None:
+        if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
+            raise CannotStartError(
+                "this machine does not tell who a process's children are: mount /proc, or take a kernel with "
+                "CONFIG_PROC_CHILDREN (proc(5)), as distributions have it"
+            )
         if _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0:
             number = ctypes.get_errno()
             raise OSError(number, f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(number)}")
