@@ -240,7 +240,7 @@ def test_what_happened_while_the_app_was_stopped_counts_when_it_goes_on(
                 while not os.path.exists(sys.argv[2]):
                     time.sleep(0.01)
                 act(*[task] * takes_task)
-            app.before_exit(run, name=act.__name__, deadline=3 if takes_task else None)
+            app.before_exit(run, name=act.__name__, deadline=8 if takes_task else None)
 
         if sys.argv[1] == "fork":  # they stay until their deadlines, which a slow start might overrun
             task(finishes, True)
