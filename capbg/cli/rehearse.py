@@ -52,13 +52,11 @@ def _timespan(name: str, default: str | None, text: str) -> Callable[[Callable[.
 
 
 def _exit_statuses(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[int, ...]:
-    try:
-        statuses, signals = values.exit_statuses(" ".join(given))
-    except ValueError:
-        signals, statuses = {0}, set()
-    if signals:
-        raise click.BadParameter(f"{' '.join(given)}: write exit statuses, as 75 or TEMPFAIL; signals are not played")
-    return tuple(sorted(statuses))
+    for word in given:
+        found, _ = values.exit_statuses(word)
+        if not found or max(found) > 255:
+            raise click.BadParameter(f"{word!r}: write an exit status, as 75 or TEMPFAIL; signals are not played")
+    return tuple(sorted(values.exit_statuses(" ".join(given))[0]))
 
 
 @click.command(no_args_is_help=True, context_settings={"allow_interspersed_args": False})
@@ -252,7 +250,6 @@ def _is_given(ctx: click.Context, parameter: str) -> bool:
 
 def _over(ctx: click.Context, unit: Played, given: Played) -> Played:
     """The unit, and over it what was given on the command line."""
-
     changes = {field: getattr(given.settings, field) for field, option in _OPTIONS.items() if _is_given(ctx, option)}
     return replace(
         unit,

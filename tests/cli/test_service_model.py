@@ -205,7 +205,6 @@ def test_durations_and_ends_read_as_systemd_writes_them() -> None:
     """`1min 30s`, `500ms`, `9/KILL`, `75/TEMPFAIL`; a real-time signal has a number and no name in Python."""
     durations = [seconds_text(each) for each in (90.0, 0.5, 3.0, 3723.25, float("inf"), 0.0)]
     assert ["1min 30s", "500ms", "3s", "1h 2min 3s 250ms", "infinity", "0"] == durations
-    ends = [
-        exit_text(*each) for each in (("killed", 9), ("exited", 75), ("exited", 0), ("killed", 40), ("exited", 200))
-    ]
-    assert ["9/KILL", "75/TEMPFAIL", "0/SUCCESS", "40/RTMIN+6", "200/n/a"] == ends
+    ends = [exit_text(*each) for each in (("killed", 9), ("exited", 75), ("exited", 0), ("killed", 40), ("exited", 3))]
+    assert ["9/KILL", "75/TEMPFAIL", "0/SUCCESS", "40/RTMIN+6", "3/NOTIMPLEMENTED"] == ends
+    assert ["64/USAGE", "78/CONFIG", "200/n/a"] == [exit_text("exited", status) for status in (64, 78, 200)]

@@ -32,7 +32,6 @@ class Evidence:
     """The main process's then."""
     reactions: dict[int, str] = field(default_factory=dict)
     """What the main process did about each signal when that was first sent: caught, ignored, blocked or default."""
-    main_ended_ns: int | None = None
     left: tuple[ProcessSeen, ...] = ()
     """What outlived the service: KillMode=process or none, SendSIGKILL=no."""
     unended: tuple[int, ...] = ()

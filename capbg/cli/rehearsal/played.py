@@ -14,21 +14,12 @@ from capbg.cli.units.load import Unit, UnitFileError
 from capbg.cli.units.rules import facts
 
 _TYPES = {"notify": "notify", "notify-reload": "notify", "simple": "exec", "exec": "exec", "idle": "exec"}
-_NOT_PLAYED = (
-    *("ExecStartPre", "ExecStartPost", "ExecStop", "ExecStopPost", "ExecReload", "Restart", "RuntimeMaxSec"),
-    *("User", "DynamicUser", "Group", "WorkingDirectory", "RootDirectory", "SystemCallFilter", "ProtectSystem"),
-    *(
-        "UMask",
-        "Nice",
-        "MemoryMax",
-        "TasksMax",
-        "WatchdogSignal",
-        "FinalKillSignal",
-        "RestartKillSignal",
-        "SendSIGHUP",
-        "PIDFile",
-    ),
-)
+_SETTINGS = """
+ExecStartPre ExecStartPost ExecStop ExecStopPost ExecReload Restart RuntimeMaxSec User DynamicUser Group
+WorkingDirectory RootDirectory SystemCallFilter ProtectSystem UMask Nice MemoryMax TasksMax WatchdogSignal
+FinalKillSignal RestartKillSignal SendSIGHUP PIDFile
+"""
+_NOT_PLAYED = tuple(_SETTINGS.split())
 
 
 @dataclass(frozen=True, slots=True)

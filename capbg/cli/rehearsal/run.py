@@ -424,14 +424,12 @@ class Rehearsal:
             # Its parent is told, not we: unless that leaves before it has reaped it.
             self._tree.close()
             self._is_main_lost = True
-            self._evidence.main_ended_ns = now_ns()
             self._service.main_lost()
             return
         self._tell_exit()
 
     def _tell_exit(self) -> None:
         code, status = self._tree.reap_main()
-        self._evidence.main_ended_ns = now_ns()
         self._perform(self._service.main_exited(code, status, now_ns(), others=self._tree.others()))
 
     def _last_words(self) -> None:

@@ -53,7 +53,6 @@ class Screen:
     """Draws a rehearsal on a terminal, from :meth:`__enter__` to :meth:`__exit__`. Any size will do."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
         self._live = Live(
             console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
         )

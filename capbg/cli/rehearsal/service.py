@@ -24,6 +24,7 @@ from enum import Enum
 
 from capbg._core.words import NS
 from capbg.cli.rehearsal.record import NEVER, Settings
+from capbg.cli.units.values import EXIT_NAMES
 
 _INFINITY = (1 << 64) - 1
 """USEC_INFINITY: as an extension it is ignored, as a watchdog it is none."""
@@ -391,8 +392,8 @@ def exit_text(code: str, status: int) -> str:
     """As ``systemctl status`` shows it: ``9/KILL``, ``75/TEMPFAIL``, ``0/SUCCESS``, ``3/NOTIMPLEMENTED``."""
     if code != "exited":
         return f"{status}/{signal_name(status).removeprefix('SIG')}" if status else "?"
-    names = {0: "SUCCESS", 1: "FAILURE", 2: "INVALIDARGUMENT", 69: "UNAVAILABLE", 70: "SOFTWARE", 75: "TEMPFAIL"}
-    return f"{status}/{names[status]}" if status in names else f"{status}/n/a"
+    name = next((name for name, number in EXIT_NAMES.items() if number == status), "n/a")
+    return f"{status}/{name}"
 
 
 def signal_name(number: int) -> str:

@@ -74,7 +74,6 @@ class Process:
     state: str
     """R, S, D, T, t, Z..."""
     group: int
-    session: int
     terminal: bool
     """It has a controlling terminal."""
     kernel_thread: bool
@@ -82,7 +81,6 @@ class Process:
     """It is PID 1 of its own pid namespace, as in a container."""
     same_namespace: bool | None
     """Its pid namespace is this process's; None: not to be seen."""
-    no_new_privileges: bool
     seccomp_filter: bool
     user: int
     """Its real user id."""
@@ -166,12 +164,10 @@ def _read(pid: int) -> Process:
         command=tuple(_text(word) for word in (place / "cmdline").read_bytes().rstrip(b"\0").split(b"\0") if word),
         state=stat[0],
         group=int(stat[2]),
-        session=int(stat[3]),
         terminal=int(stat[4]) != 0,
         kernel_thread=bool(int(stat[6]) & _PF_KTHREAD),
         is_init=status["NSpid"].split()[-1] == "1",
         same_namespace=None if own is None else own == os.readlink("/proc/self/ns/pid"),
-        no_new_privileges=status.get("NoNewPrivs") == "1",
         seccomp_filter=status.get("Seccomp") == "2",
         user=int(status["Uid"].split()[0]),
         caught=_signals(status["SigCgt"]),

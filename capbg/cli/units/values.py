@@ -33,8 +33,14 @@ _ESCAPES |= {"\\": "\\", '"': '"', "'": "'"}
 _CODE = re.compile(r"x([0-9A-Fa-f]{2})|([0-7]{3})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})")
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
-EXIT_NAMES = {"EXIT_SUCCESS": 0, "SUCCESS": 0, "FAILURE": 1, "TEMPFAIL": 75}
-"""Those names of exit statuses (systemd.exec(5), "Process exit codes") that somebody could mean by 75."""
+_OF_THE_C_LIBRARY = "SUCCESS FAILURE"
+_OF_LSB = "INVALIDARGUMENT NOTIMPLEMENTED NOPERMISSION NOTINSTALLED NOTCONFIGURED NOTRUNNING"
+_OF_SYSEXITS = """
+USAGE DATAERR NOINPUT NOUSER NOHOST UNAVAILABLE SOFTWARE OSERR OSFILE CANTCREAT IOERR TEMPFAIL PROTOCOL NOPERM CONFIG
+"""
+EXIT_NAMES = {name: number for number, name in enumerate(f"{_OF_THE_C_LIBRARY} {_OF_LSB}".split())}
+EXIT_NAMES |= {name: number for number, name in enumerate(_OF_SYSEXITS.split(), 64)}
+"""Names of exit statuses, without systemd's own from 200 on (systemd.exec(5), "Process exit codes")."""
 
 
 def span(text: str, *, unit: float = 1.0) -> float:
